@@ -1,0 +1,46 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both create .venv from constraints.txt.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The demo reads videos from VIDEOS; left empty, it makes synthetic talking faces first.
+VIDEOS ?=
+OUT    ?= demo
+
+.PHONY: help venv demo lint test test-slow test-gpu bench clean
+help:
+	@echo "make demo [VIDEOS=dir]  the whole road: videos -> shards -> pretraining -> report.html"
+	@echo "make test               lint and the default test suite"
+	@echo "make test-slow          the tests marked slow    make test-gpu  those that need a GPU"
+	@echo "make bench              benchmarks, with a table in benchmarks/results/"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+venv: $(VENV)/.installed
+
+demo: venv
+	$(BIN)/ssl-affect demo --out $(OUT) $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: venv
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout=1800
+
+test-gpu: venv
+	$(BIN)/python -m pytest -m gpu --timeout=1800
+
+bench: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info

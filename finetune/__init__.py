@@ -1,0 +1,1 @@
+"""Transfer of pretrained backbones to labelled tasks."""

@@ -1,0 +1,1 @@
+"""Pretraining: Lightning modules, data modules and callbacks behind ``ssl-affect pretrain``."""
