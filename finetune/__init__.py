@@ -1,1 +1,1 @@
-"""Transfer of pretrained backbones to labelled tasks."""
+"""Transfer of pretrained backbones to labelled tasks. So far: the views of a test clip and how they are merged."""
