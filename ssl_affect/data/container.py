@@ -1,0 +1,118 @@
+"""Opening video files that nobody vouches for, and turning their frames into upright RGB pictures.
+
+FFmpeg conceals damage by default and goes on with wrong pictures; here every decoding error is an error. Only plain
+container formats and local files are opened, so that a file which is really a playlist cannot make FFmpeg read other
+files or the network.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from ssl_affect.data.framefolder import FOLDER_FPS
+from ssl_affect.errors import DecodeError
+
+MAX_SIDE = 8192
+MAX_FPS = 1000.0
+MAX_DURATION_S = 24 * 3600.0
+
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,asf,ogg"
+_STRICT = "crccheck+bitstream+buffer+explode"
+_FAILURES = (av.FFmpegError, OSError, ValueError, MemoryError)
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[InputContainer]:
+    """Opens a file for strict reading; whatever FFmpeg has to complain about inside the block is a DecodeError."""
+    try:
+        if not path.is_file():
+            raise DecodeError(f"{path}: " + ("not a regular file" if path.exists() else "no such file"))
+        if path.stat().st_size == 0:
+            raise DecodeError(f"{path}: the file is empty (0 bytes)")
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "err_detect": _STRICT}
+        # An absolute path cannot be taken for a protocol ("concat:..."), whatever the file is called.
+        with av.open(os.path.abspath(path), options=options, metadata_errors="replace") as container:
+            yield container
+    except _FAILURES as error:
+        raise DecodeError(f"{path}: {_reason(error)}; not a video, cut short or damaged") from error
+
+
+def _reason(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".").lower()
+
+
+def make_strict(stream: VideoStream | AudioStream) -> None:
+    """Makes the decoder of a stream stop at errors, on one thread."""
+    stream.codec_context.options = {"err_detect": _STRICT}
+    stream.codec_context.thread_count = 1  # builds run one process per core
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first video stream that is not a still picture on the cover of a sound file."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise DecodeError(f"{path}: no video stream (the file holds {kinds}); give a file with a picture")
+    make_strict(streams[0])
+    return streams[0]
+
+
+def rate_and_duration(container: InputContainer, stream: VideoStream) -> tuple[float, float]:
+    """(frames per second, seconds) as the header says; seconds are 0 where it does not."""
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    if stream.duration is not None and stream.time_base is not None:
+        duration = float(stream.duration * stream.time_base)
+    else:
+        duration = (container.duration or 0) / av.time_base
+    return float(rate or FOLDER_FPS), duration
+
+
+def check_limits(path: Path, width: int, height: int, fps: float = 1.0, duration_s: float = 0.0) -> None:
+    """Refuses sizes, rates and durations that no camera makes, before any memory is asked for.
+
+    Raises:
+        DecodeError: a value is out of bounds.
+    """
+    for name, value, low, high in (
+        ("pixels wide", width, 1, MAX_SIDE),
+        ("pixels high", height, 1, MAX_SIDE),
+        ("frames per second", fps, 0, MAX_FPS),
+        ("seconds long", duration_s, 0, MAX_DURATION_S),
+    ):
+        if not low <= value <= high:
+            raise DecodeError(
+                f"{path}: {value:g} {name}, {low:g} to {high:g} are taken; the header is damaged or absurd"
+            )
+
+
+def pixel_aspect(stream: VideoStream, path: Path) -> float:
+    """Width of a stored pixel divided by its height; 1 where the file does not say."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 0.2 <= aspect <= 5:
+        raise DecodeError(f"{path}: pixels {aspect:g} times as wide as high; the header is damaged or absurd")
+    return aspect
+
+
+def to_rgb(frame: av.VideoFrame, path: Path, pixel_aspect: float) -> np.ndarray:
+    """The upright RGB picture of a frame with square pixels, uint8 [H, W, 3]."""
+    width = round(frame.width * pixel_aspect)
+    check_limits(path, width, frame.height)
+    image = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    if matrix is None:
+        return image
+    # Row-major 3x3, 16.16 fixed point: x' = a x + c y, y' = b x + d y, with y pointing down. Only quarter turns and
+    # mirrors are pictures that a camera makes; other angles are taken to the nearest of these.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
