@@ -236,13 +236,24 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """``manifest.json``: the table of contents of a shard set. It holds no dates, so equal builds are equal bytes."""
+    """``manifest.json``: the table of contents of a shard set. It holds no dates, so equal builds are equal bytes.
+
+    Args:
+        recipe: How raw video became these samples.
+        shards: The shards in order.
+        num_sources: Video files and folders of frames that were tried.
+        num_quarantined: Lines of ``quarantine.jsonl``.
+        ssl_affect_version: Version that built them.
+        plan_sha256: Hash of what was asked for (sources with keys and labels, cut, recipe), by which a second run of
+            the same build knows that there is nothing left to do.
+    """
 
     recipe: Recipe
     shards: list[ShardEntry]
     num_sources: int
     num_quarantined: int
     ssl_affect_version: str
+    plan_sha256: str = ""
     schema: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -273,6 +284,7 @@ class Manifest:
                 "seconds": round(self.seconds, 3),
                 "num_sources": self.num_sources,
                 "num_quarantined": self.num_quarantined,
+                "plan_sha256": self.plan_sha256,
                 "fingerprint": self.fingerprint,
                 "shards": [asdict(shard) for shard in self.shards],
             },
@@ -299,6 +311,7 @@ class Manifest:
                 num_sources=values["num_sources"],
                 num_quarantined=values["num_quarantined"],
                 ssl_affect_version=values["ssl_affect_version"],
+                plan_sha256=values["plan_sha256"],
                 schema=values["schema"],
             )
         except (ValueError, KeyError, TypeError) as error:
