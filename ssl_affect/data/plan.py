@@ -35,7 +35,7 @@ class EpochPlan:
         ConfigError: there are no samples, or an argument is out of range.
     """
 
-    def __init__(self, shard_sizes: Sequence[int], *, seed: int, window_shards: int = 8) -> None:
+    def __init__(self, shard_sizes: Sequence[int] | np.ndarray, *, seed: int, window_shards: int = 8) -> None:
         sizes = np.asarray(shard_sizes, dtype=np.int64)
         if sizes.size == 0 or sizes.min() < 0 or sizes.sum() == 0:
             raise ConfigError(f"EpochPlan: {sizes.size} shards with {sizes.sum()} samples; there is nothing to order")

@@ -49,12 +49,17 @@ def pack_frames(frames: Sequence[bytes]) -> bytes:
     return b"".join([_JPGS_MAGIC, struct.pack("<I", len(frames)), offsets.astype("<u4").tobytes(), *frames])
 
 
-def frame_offsets(blob: bytes | memoryview) -> np.ndarray:
+def frame_offsets(blob: bytes | memoryview, *, size: int | None = None) -> np.ndarray:
     """Offsets of the frames in a packed blob, uint32 [n + 1]; frame i is ``blob[offsets[i]:offsets[i + 1]]``.
+
+    Args:
+        blob: The blob, or its first ``8 + 4 * (n + 1)`` bytes.
+        size: Size of the whole blob in bytes; None if ``blob`` is the whole.
 
     Raises:
         ShardError: the blob is not packed JPEG or is cut short.
     """
+    size = len(blob) if size is None else size
     if len(blob) < 12 or bytes(blob[:4]) != _JPGS_MAGIC:
         raise ShardError(f"packed frames: {len(blob)} bytes that do not start with 'JPGS'; the shard is damaged")
     (count,) = struct.unpack_from("<I", blob, 4)
@@ -62,7 +67,7 @@ def frame_offsets(blob: bytes | memoryview) -> np.ndarray:
     if count < 1 or start > len(blob):
         raise ShardError(f"packed frames: the table says {count} frames, the blob has {len(blob)} bytes")
     offsets = np.frombuffer(blob, dtype="<u4", count=count + 1, offset=8)
-    if offsets[0] != start or offsets[-1] != len(blob) or np.any(np.diff(offsets.astype(np.int64)) <= 0):
+    if offsets[0] != start or offsets[-1] != size or np.any(np.diff(offsets.astype(np.int64)) <= 0):
         raise ShardError("packed frames: the offset table does not fit the blob; the shard is damaged")
     return offsets
 
