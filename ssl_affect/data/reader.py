@@ -7,7 +7,7 @@ but not trained on are simply made again after a resume.
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,7 @@ class ClipStream:
         frame_times: Fill ``ClipBatch.start_time_s``, which costs reading the facts of every clip.
         quarantine: File that bad clips are appended to, one JSON object per line.
         max_bad_fraction: See :class:`Quarantine`.
+        worker_init: Called with its number in every worker process when it starts.
 
     Raises:
         ConfigError: an argument is out of range, or the decoder does not work here.
@@ -140,6 +141,7 @@ class ClipStream:
         frame_times: bool = False,
         quarantine: Path | None = None,
         max_bad_fraction: float = 0.001,
+        worker_init: Callable[[int], None] | None = None,
     ) -> None:
         self.shards = shards
         self.plan = EpochPlan(shards.shard_sizes, seed=seed, window_shards=window_shards)
@@ -158,7 +160,12 @@ class ClipStream:
         )
         self.dataset = dataset
         self._loader = _loader(
-            dataset, self._sampler, num_workers=num_workers, prefetch_factor=prefetch_factor, pin_memory=pin_memory
+            dataset,
+            self._sampler,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            pin_memory=pin_memory,
+            worker_init=worker_init,
         )
 
     @property
@@ -239,6 +246,7 @@ def evaluation_loader(
     num_workers: int = 0,
     decoder: str = "auto",
     frame_times: bool = False,
+    worker_init: Callable[[int], None] | None = None,
 ) -> DataLoader:
     """The middle clip of every sample once, in index order: nothing padded, repeated or dropped.
 
@@ -246,7 +254,9 @@ def evaluation_loader(
     """
     dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, frame_times=frame_times)
     batches = SequentialBatches(len(shards), batch_size=batch_size, world_size=world_size, rank=rank)
-    return _loader(dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=False)
+    return _loader(
+        dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=False, worker_init=worker_init
+    )
 
 
 def _loader(
@@ -256,6 +266,7 @@ def _loader(
     num_workers: int,
     prefetch_factor: int,
     pin_memory: bool,
+    worker_init: Callable[[int], None] | None,
 ) -> DataLoader:
     side = dataset.shards.recipe.size
     return DataLoader(
@@ -266,4 +277,5 @@ def _loader(
         pin_memory=pin_memory,
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
+        worker_init_fn=worker_init,
     )
