@@ -141,5 +141,5 @@ class LossParts(Mapping[str, "Tensor"]):
         return 1 + len(self.parts)
 
     def __repr__(self) -> str:
-        terms: dict[str, Any] = {name: round(float(value), 6) for name, value in self.items()}
+        terms: dict[str, Any] = {name: round(float(value.detach()), 6) for name, value in self.items()}
         return f"LossParts({terms})"

@@ -1,0 +1,13 @@
+"""Networks by name. Importing this package registers all of them."""
+
+from ssl_affect.models import mae_dfer as _mae_dfer  # noqa: F401  (registers its models)
+from ssl_affect.models.registry import (
+    ModelSpec,
+    create_model,
+    create_pretraining_model,
+    list_models,
+    model_info,
+    resolve_arch,
+)
+
+__all__ = ["ModelSpec", "create_model", "create_pretraining_model", "list_models", "model_info", "resolve_arch"]

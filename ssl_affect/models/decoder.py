@@ -1,0 +1,69 @@
+"""The decoder of a masked autoencoder: a small transformer over all tokens that predicts the masked ones."""
+
+import torch
+from torch import Tensor, nn
+
+from ssl_affect.layers import Block, sinusoid_table
+from ssl_affect.layers.block import LayerNorm
+from ssl_affect.layers.init import init_transformer
+
+
+class Decoder(nn.Module):
+    """Standard blocks with full self-attention over visible and mask tokens, then one linear head.
+
+    Args:
+        num_tokens: Tokens N of a clip.
+        encoder_dim: Width D of the encoder's tokens.
+        embed_dim: Width of the decoder.
+        depth: Blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLPs as a multiple of ``embed_dim``.
+        num_values: Predicted values P per token.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        encoder_dim: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        num_values: int,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder_dim, embed_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.register_buffer("pos_embed", torch.empty(num_tokens, embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.norm = LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, num_values)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Xavier-uniform linear maps, zero biases, a truncated normal mask token; ``embed`` keeps PyTorch's default."""
+        self.pos_embed.copy_(sinusoid_table(*self.pos_embed.shape, device=self.pos_embed.device))
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        self.embed.reset_parameters()
+        init_transformer(self, nn.init.xavier_uniform_, skip=[self.embed])
+
+    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Predicts the masked tokens.
+
+        Args:
+            tokens: Encoded visible tokens [B, V, D].
+            visible: Raster index that decides the position of each of them, int64 [B, V].
+            masked: Raster index of the masked tokens, int64 [B, M].
+
+        Returns:
+            [B, M, P], in the order of ``masked``.
+        """
+        visible_tokens = self.embed(tokens) + self.pos_embed[visible]
+        masked_tokens = self.mask_token + self.pos_embed[masked]
+        x = torch.cat((visible_tokens, masked_tokens), dim=1)  # [B, N, width]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, visible.shape[1] :]))

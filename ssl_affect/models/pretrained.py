@@ -1,0 +1,67 @@
+"""Backbones from weights on disk."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssl_affect.checkpoint import Weights, load_strict, load_weights
+from ssl_affect.errors import CheckpointError, ConfigError
+from ssl_affect.models.registry import create_model, model_info, resolve_arch
+
+logger = logging.getLogger(__name__)
+
+
+def create_from_weights(name: str, num_classes: int, path: Path, arch: Mapping[str, Any]) -> nn.Module:
+    """A backbone with the weights of a released folder or a training checkpoint; see :func:`create_model`.
+
+    A head is fresh only where the weights have none; a head of another size is refused.
+
+    Raises:
+        CheckpointError: the weights are of another model, or do not fit.
+    """
+    weights = load_weights(path)
+    if weights.config.name != name:
+        raise CheckpointError(
+            f"{path}: these are weights of {weights.config.name!r}, not of {name!r};"
+            f" create_model({weights.config.name!r}, pretrained=...) loads them"
+        )
+    model = create_model(name, num_classes=num_classes, **_backbone_arch(weights, path) | dict(arch))
+    state = dict(weights.state_dict)
+    if weights.config.task == "pretrain":
+        state = model_info(name).pretraining.backbone_state_dict(state)  # type: ignore[attr-defined]
+    _settle_head(model, state, num_classes, path)
+    load_strict(model, state, path)
+    return model
+
+
+def _backbone_arch(weights: Weights, path: Path) -> dict[str, Any]:
+    """The arguments of the weights that a backbone has; those of the decoder are left out."""
+    name, task = weights.config.name, weights.config.task
+    if task not in ("pretrain", "classify"):
+        raise CheckpointError(f"{path}: task {task!r} is unknown; this version knows 'pretrain' and 'classify'")
+    try:
+        values = resolve_arch(name, "pretrain" if task == "pretrain" else "classify", weights.config.arch)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its architecture cannot be built: {error}") from error
+    return {key: value for key, value in values.items() if key in resolve_arch(name, "classify", {})}
+
+
+def _settle_head(model: nn.Module, state: dict[str, Tensor], num_classes: int, path: Path) -> None:
+    """Drops the head of the weights when none is wanted, and takes the model's fresh head when the weights have none."""
+    head = {key for key in state if key.startswith("head.")}
+    if not num_classes:
+        for key in head:
+            del state[key]
+        return
+    if not head:
+        fresh = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("head.")}
+        state.update(fresh)
+        logger.info("%s has no head: the head for %d classes starts from random weights", path, num_classes)
+    elif len(state["head.weight"]) != num_classes:
+        raise CheckpointError(
+            f"{path}: has a head for {len(state['head.weight'])} classes, asked for {num_classes}; create the model with"
+            f" num_classes=0 and call reset_classifier({num_classes}) for a fresh head"
+        )

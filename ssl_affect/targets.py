@@ -1,0 +1,222 @@
+"""What a masked video autoencoder has to predict: pixels of masked tubelets, normalised, as appearance and motion.
+
+A tubelet is ``tubelet_size`` frames of ``patch_size`` x ``patch_size`` pixels and gives one token. Its values are always
+in the order (frame, row, column, channel), channel fastest: P = tubelet_size * patch_size**2 * 3.
+Only tubelets that are asked for by index are cut out and normalised.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ssl_affect.errors import ConfigError
+from ssl_affect.types import IMAGENET_MEAN, IMAGENET_STD, LossParts, TokenGrid
+
+STD_EPSILON = 1e-6  # added to the standard deviation of a tubelet, as published
+
+
+def patchify(video: Tensor, tubelet_size: int, patch_size: int, index: Tensor | None = None) -> Tensor:
+    """Cuts clips into tubelets.
+
+    Args:
+        video: [B, C, T, H, W]; T a multiple of ``tubelet_size``, H and W of ``patch_size``.
+        tubelet_size: Frames of a tubelet.
+        patch_size: Side of a tubelet in pixels.
+        index: Raster indices of the tubelets to cut out, int64 [B, K]; None takes all N in raster order.
+
+    Returns:
+        [B, K, P] or [B, N, P], P ordered (frame, row, column, channel).
+    """
+    sizes = {"dt": tubelet_size, "dy": patch_size, "dx": patch_size}
+    if index is None:
+        return rearrange(video, "b c (t dt) (h dy) (w dx) -> b (t h w) (dt dy dx c)", **sizes)
+    tubelets = rearrange(video, "b c (t dt) (h dy) (w dx) -> b t h w c dt dy dx", **sizes)  # a view
+    rows, columns = tubelets.shape[2:4]
+    clip = torch.arange(video.shape[0], device=index.device).unsqueeze(1)
+    taken = tubelets[clip, index // (rows * columns), index // columns % rows, index % columns]
+    return rearrange(taken, "b k c dt dy dx -> b k (dt dy dx c)")
+
+
+def unpatchify(patches: Tensor, grid: TokenGrid, tubelet_size: int, patch_size: int) -> Tensor:
+    """Puts tubelets [B, N, P] in raster order back together: video [B, C, T, H, W]; the inverse of :func:`patchify`."""
+    return rearrange(
+        patches,
+        "b (t h w) (dt dy dx c) -> b c (t dt) (h dy) (w dx)",
+        t=grid.t, h=grid.h, w=grid.w, dt=tubelet_size, dy=patch_size, dx=patch_size,
+    )  # fmt: skip
+
+
+class PatchStatistics(NamedTuple):
+    """Mean and standard deviation of tubelets per channel, both [B, K, 1, 3], in units of pixels in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class TubeletTarget(nn.Module):
+    """Normalised pixels of masked tubelets, later frames as differences (MAE-DFER, section 3.3, equations 6 and 7).
+
+    Args:
+        grid: Tokens of a clip.
+        tubelet_size: Frames of a tubelet.
+        patch_size: Side of a tubelet in pixels.
+        normalize: Subtract the mean of a tubelet and divide by its standard deviation, per channel.
+        frame_difference: Group size g: of every g frames the first is predicted as it is (appearance), the others as
+            their difference from it (motion), after the normalisation. None predicts every frame as it is.
+        motion_weight: w in [0, 1]. The loss is the mean of squared errors in which an appearance value counts 1 - w
+            and a motion value w; with g = 2 this is (1 - w) * appearance + w * motion, and 0.5 is the plain mean.
+
+    Raises:
+        ConfigError: a value is not possible; the message names it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        tubelet_size: int,
+        patch_size: int,
+        *,
+        normalize: bool = True,
+        frame_difference: int | None = 2,
+        motion_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _check_target(grid.t * tubelet_size, tubelet_size, frame_difference, motion_weight)
+        self.grid = grid
+        self.tubelet_size = tubelet_size
+        self.patch_size = patch_size
+        self.normalize = normalize
+        self.frame_difference = frame_difference
+        self.motion_weight = motion_weight
+        self.num_values = tubelet_size * patch_size**2 * 3
+        self.register_buffer("mean", torch.empty(3), persistent=False)
+        self.register_buffer("std", torch.empty(3), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fills the constants; needed again after a model built on ``meta`` got its memory."""
+        self.mean.copy_(torch.tensor(IMAGENET_MEAN))
+        self.std.copy_(torch.tensor(IMAGENET_STD))
+
+    def forward(self, video: Tensor, index: Tensor) -> Tensor:
+        """What is to be predicted for the tubelets at ``index``.
+
+        Args:
+            video: [B, 3, T, H, W], ImageNet-normalised.
+            index: Raster indices, int64 [B, K].
+
+        Returns:
+            float32 [B, K, P].
+        """
+        values = self._values(video, index)  # [B, K, dt, S, 3]
+        if self.frame_difference is not None:
+            first = self._first_of_group(video, index, values)
+            is_appearance = self.is_appearance(index)[..., None, None]
+            values = torch.where(is_appearance, values, values - first)
+        return values.flatten(2)
+
+    def is_appearance(self, index: Tensor) -> Tensor:
+        """Which frames of the tubelets at ``index`` [B, K] are the first of their group: bool [B, K, tubelet_size]."""
+        start = index // (self.grid.h * self.grid.w) * self.tubelet_size
+        frame = start.unsqueeze(-1) + torch.arange(self.tubelet_size, device=index.device)
+        return frame % (self.frame_difference or 1) == 0
+
+    def loss(self, prediction: Tensor, video: Tensor, index: Tensor) -> LossParts:
+        """Mean squared error of a prediction [B, K, P] for the tubelets at ``index``, computed in float32.
+
+        Returns:
+            The total with the parts "appearance" and, with frame differences, "motion": their own mean squared errors.
+        """
+        squared = (prediction.float() - self(video, index)).square()
+        if self.frame_difference is None:
+            total = squared.mean()
+            return LossParts(total, {"appearance": total})
+        error = squared.unflatten(2, (self.tubelet_size, -1)).mean(dim=-1)  # [B, K, dt]
+        appearance = self.is_appearance(index)
+        sums = [(error * which).sum() for which in (appearance, ~appearance)]
+        counts = [which.sum() for which in (appearance, ~appearance)]
+        weights = (1.0 - self.motion_weight, self.motion_weight)
+        total = (weights[0] * sums[0] + weights[1] * sums[1]) / (weights[0] * counts[0] + weights[1] * counts[1])
+        return LossParts(total, {"appearance": sums[0] / counts[0], "motion": sums[1] / counts[1]})
+
+    def frames(self, values: Tensor, video: Tensor) -> Tensor:
+        """Turns target values of all tubelets back into a picture: the inverse of :meth:`forward`.
+
+        Args:
+            values: [B, N, P] in raster order, true or predicted.
+            video: The clip that gives mean and standard deviation of every tubelet, [B, 3, T, H, W], ImageNet-normalised.
+
+        Returns:
+            [B, 3, T, H, W], pixels in [0, 1] as far as the values are right; not clamped.
+        """
+        if self.frame_difference is not None:
+            clip = unpatchify(values, self.grid, self.tubelet_size, self.patch_size)
+            groups = rearrange(clip, "b c (n g) h w -> b c n g h w", g=self.frame_difference)
+            first, rest = groups[:, :, :, :1], groups[:, :, :, 1:]
+            clip = rearrange(torch.cat((first, first + rest), dim=3), "b c n g h w -> b c (n g) h w")
+            values = patchify(clip, self.tubelet_size, self.patch_size)
+        if self.normalize:
+            statistics = self._statistics(self._pixels(video, None))
+            pixels = values.unflatten(2, (-1, 3)) * (statistics.std + STD_EPSILON) + statistics.mean
+            values = pixels.flatten(2)
+        return unpatchify(values, self.grid, self.tubelet_size, self.patch_size)
+
+    def denormalize(self, video: Tensor) -> Tensor:
+        """Undoes the ImageNet normalisation of [B, 3, T, H, W]: pixels in [0, 1]."""
+        return video * self.std[:, None, None, None] + self.mean[:, None, None, None]
+
+    def _pixels(self, video: Tensor, index: Tensor | None) -> Tensor:
+        """Pixels in [0, 1] of the tubelets at ``index``: [B, K, dt * S, 3]."""
+        patches = patchify(video, self.tubelet_size, self.patch_size, index).float().unflatten(2, (-1, 3))
+        return patches * self.std + self.mean
+
+    def _statistics(self, pixels: Tensor) -> PatchStatistics:
+        return PatchStatistics(pixels.mean(dim=2, keepdim=True), pixels.std(dim=2, keepdim=True))  # unbiased
+
+    def _values(self, video: Tensor, index: Tensor) -> Tensor:
+        """Normalised tubelets before the frame difference: [B, K, dt, S, 3]."""
+        pixels = self._pixels(video, index)
+        if self.normalize:
+            statistics = self._statistics(pixels)
+            pixels = (pixels - statistics.mean) / (statistics.std + STD_EPSILON)
+        return pixels.unflatten(2, (self.tubelet_size, -1))
+
+    def _first_of_group(self, video: Tensor, index: Tensor, values: Tensor) -> Tensor:
+        """The first frame of each frame's group, [B, K, dt or 1, S, 3]."""
+        group = self.frame_difference or 1
+        if group <= self.tubelet_size:  # groups lie inside a tubelet
+            starts = values[:, :, ::group]
+            return starts.repeat_interleave(group, dim=2)
+        # Groups span several tubelets: the first frame comes from the tubelet at the same place where the group starts.
+        per_frame = self.grid.h * self.grid.w
+        tubelet = index // per_frame
+        start = tubelet - tubelet % (group // self.tubelet_size)
+        return self._values(video, index - (tubelet - start) * per_frame)[:, :, :1]
+
+
+def _check_target(num_frames: int, tubelet_size: int, frame_difference: int | None, motion_weight: float) -> None:
+    if not 0.0 <= motion_weight <= 1.0:
+        raise ConfigError(f"motion_weight={motion_weight} is outside [0, 1]; 0.5 weighs appearance and motion alike")
+    if frame_difference is None:
+        if motion_weight != 0.5:
+            raise ConfigError(
+                f"motion_weight={motion_weight} with frame_difference=None: without differences there is no motion part;"
+                " set frame_difference=2 or leave motion_weight at 0.5"
+            )
+        return
+    fits = frame_difference >= 2 and (tubelet_size % frame_difference == 0 or frame_difference % tubelet_size == 0)
+    if not fits or num_frames % frame_difference:
+        allowed = [
+            g
+            for g in range(2, num_frames + 1)
+            if num_frames % g == 0 and (tubelet_size % g == 0 or g % tubelet_size == 0)
+        ]
+        raise ConfigError(
+            f"frame_difference={frame_difference} does not fit {num_frames} frames in tubelets of {tubelet_size}; choose"
+            f" from {allowed} or None"
+        )
