@@ -23,3 +23,7 @@ class RecipeMismatchError(SslAffectError):
 
 class CheckpointError(SslAffectError):
     """A checkpoint is missing, damaged, unsafe to load, or does not fit the model."""
+
+
+class PredictionsError(SslAffectError):
+    """Predictions, labels or a log cannot be evaluated: they are missing, contradictory, not finite or not understood."""

@@ -1,0 +1,1 @@
+"""Evaluation of affect predictions: metrics, intervals, baselines, published numbers beside them, and a report."""
