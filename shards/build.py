@@ -1,0 +1,312 @@
+"""Raw videos in, a shard set out: parallel, strict, and safe against being killed at any moment.
+
+Worker processes stage every source in ``OUT/.build`` (see ``staging``); this process appends the staged samples to
+shards strictly in source order (see ``writer``) and writes the manifest last. Whatever the number of workers, and
+however often the build is killed and run again, the folder ends up the same byte for byte.
+"""
+
+import fcntl
+import logging
+import re
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.plan import Plan
+from shards.pool import Outcome, WorkerPool
+from shards.progress import Progress
+from shards.sources import Source
+from shards.staging import QuarantineRecord, StagedSample, StagedSource, count_stages, read_quarantine
+from shards.worker import StageJob, StageResult, WorkerSettings, start_worker
+from shards.writer import Journal, JournalLine, ShardWriter, stored_bytes, write_quarantine
+from ssl_affect.data.schema import MANIFEST_NAME, QUARANTINE_NAME, Manifest, ShardEntry
+from ssl_affect.errors import ConfigError, ShardError
+from ssl_affect.files import TEMPORARY_SUFFIX, open_atomic
+
+logger = logging.getLogger(__name__)
+
+WORKSPACE_NAME = ".build"
+_STAGED_AHEAD = 16  # sources per worker that may wait for their turn: bounds the disk that staging takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What a build came to.
+
+    Args:
+        num_sources: Sources that were tried.
+        shards: Finished shards; empty when nothing could go in, and then there is no manifest.
+        records: The quarantine list.
+        already_done: True when an earlier run had finished this build.
+    """
+
+    num_sources: int
+    shards: list[ShardEntry]
+    records: list[QuarantineRecord]
+    already_done: bool = False
+
+    def line(self) -> str:
+        """The closing line."""
+        samples = sum(shard.num_samples for shard in self.shards)
+        seconds = sum(shard.seconds for shard in self.shards)
+        size = sum(shard.num_bytes for shard in self.shards)
+        stages = ", ".join(f"{stage} {count:,}" for stage, count in count_stages(self.records).items())
+        return (
+            f"{self.num_sources:,} sources -> {samples:,} samples, {seconds:,.1f} s, {len(self.shards):,} shards,"
+            f" {size:,} bytes; quarantined {len(self.records):,}" + (f" ({stages})" if stages else "")
+        )
+
+
+def build(
+    plan: Plan,
+    settings: WorkerSettings,
+    out: Path,
+    *,
+    workers: int = 1,
+    source_limit_s: float = 1800.0,
+) -> BuildReport:
+    """Builds a shard set, or goes on with one that was interrupted.
+
+    Args:
+        plan: Sources, recipe and how shards are cut.
+        settings: What the workers need.
+        out: Folder of the result.
+        workers: Worker processes, one thread each.
+        source_limit_s: A source that takes longer is quarantined.
+
+    Returns:
+        The report. If nothing could go in, it has no shards, and ``out`` holds the quarantine list only.
+
+    Raises:
+        ConfigError: there are no sources, ``out`` lies inside the root, holds something else or another build.
+        ShardError: what an earlier run left is damaged.
+    """
+    if not plan.sources:
+        raise ConfigError(f"{settings.root}: no sources; give a folder with videos or folders of frames below it")
+    _check_place(out, settings.root, plan.prefix)
+    finished = _finished(out, plan)
+    if finished is not None:
+        return finished
+    workspace = out / WORKSPACE_NAME
+    (workspace / "staged").mkdir(parents=True, exist_ok=True)
+    with _locked(workspace):
+        _prepare(workspace, plan, out)
+        journal = Journal(workspace / "journal.jsonl")
+        _check_journal(journal, out)
+        records = _Build(plan, settings, out, journal).run(workers, source_limit_s)
+        shards = [line.shard for line in journal.lines]
+        with open_atomic(out / QUARANTINE_NAME) as stream:
+            write_quarantine(stream, records)
+        if shards:
+            _manifest(plan, shards, records).write(out)
+        shutil.rmtree(workspace)
+    return BuildReport(num_sources=len(plan.sources), shards=shards, records=records)
+
+
+class _Build:
+    """The part of a build that appends to shards; holds what is open."""
+
+    def __init__(self, plan: Plan, settings: WorkerSettings, out: Path, journal: Journal) -> None:
+        self.plan, self.settings, self.out, self.journal = plan, settings, out, journal
+        self.workspace = out / WORKSPACE_NAME
+        self.records = [record for line in journal.lines for record in line.records]
+        self.new_records: list[QuarantineRecord] = []
+        self.used: list[Path] = []
+        self.writer: ShardWriter | None = None
+
+    def run(self, workers: int, source_limit_s: float) -> list[QuarantineRecord]:
+        last = self.journal.lines[-1] if self.journal.lines else None
+        first, skip = (last.next_source, last.next_sample) if last else (0, 0)
+        self._remove_used(first)
+        try:
+            with closing(self._staged(first, workers, source_limit_s)) as sources:
+                for number, staged in sources:
+                    for index, sample in enumerate(staged.samples[skip:], start=skip):
+                        self._append(sample, number, index)
+                    skip = 0
+                    self.new_records += staged.records
+                    self.used.append(self._stage_path(number))
+            if self.writer:
+                self._close(len(self.plan.sources), 0)
+        finally:
+            if self.writer:
+                self.writer.abandon()
+        return self.records + self.new_records
+
+    def _append(self, sample: StagedSample, number: int, index: int) -> None:
+        if self.writer and self.writer.num_bytes + stored_bytes(sample) > self.plan.shard_bytes:
+            self._close(number, index)
+        if self.writer is None:
+            name = f"{self.plan.prefix}-{len(self.journal.lines):06d}.tar"
+            self.writer = ShardWriter(self.out, self.workspace, name)
+        self.writer.add(sample)
+
+    def _close(self, next_source: int, next_sample: int) -> None:
+        if self.writer is None:
+            return
+        entry = self.writer.finish()
+        self.writer = None
+        self.journal.append(
+            JournalLine(shard=entry, next_source=next_source, next_sample=next_sample, records=self.new_records)
+        )
+        self.records += self.new_records
+        self.new_records = []
+        for path in self.used:  # only now: until the journal has the shard, a second run needs them
+            path.unlink(missing_ok=True)
+        self.used.clear()
+
+    def _staged(self, first: int, workers: int, source_limit_s: float) -> Generator[tuple[int, StagedSource], None, None]:
+        """Every source from ``first`` on, in order, staged by the workers where an earlier run has not done it."""
+        sources = self.plan.sources
+        todo = [
+            number
+            for number in range(first, len(sources))
+            if sources[number].problem is None and not self._stage_path(number).exists()
+        ]
+        jobs = [StageJob(sources[number], self._stage_path(number)) for number in todo]
+        waiting = set(todo)
+        with Progress(len(sources), "source", initial=len(sources) - len(todo)) as progress:
+            pool = WorkerPool(
+                min(workers, max(1, len(jobs))),
+                start_worker,
+                (self.settings,),
+                time_limit_s=source_limit_s,
+                on_outcome=lambda outcome: _report(progress, outcome),
+            )
+            with pool:
+                outcomes = pool.run(jobs, window=_STAGED_AHEAD * workers)
+                for number in range(first, len(sources)):
+                    source, path = sources[number], self._stage_path(number)
+                    outcome = next(outcomes) if number in waiting else None
+                    if source.problem is not None:
+                        yield number, _left_out(source, source.stage, source.problem)
+                    elif outcome is not None and outcome.problem is not None:
+                        staged = _left_out(source, "worker", outcome.problem)
+                        staged.write(path)
+                        yield number, staged
+                    else:
+                        yield number, StagedSource.read(path)
+
+    def _stage_path(self, number: int) -> Path:
+        return self.workspace / "staged" / f"{number:08d}.stage"
+
+    def _remove_used(self, first: int) -> None:
+        for path in (self.workspace / "staged").glob("*.stage"):
+            if int(path.stem) < first:
+                path.unlink()
+
+
+def _report(progress: Progress, outcome: Outcome) -> None:
+    result = outcome.value
+    if isinstance(result, StageResult):
+        progress.add(clips=result.clips, seconds=result.seconds)
+    else:
+        progress.add()
+
+
+def _left_out(source: Source, stage: str, reason: str) -> StagedSource:
+    return StagedSource([], [QuarantineRecord(file=source.path, stage=stage, reason=reason)])
+
+
+def _manifest(plan: Plan, shards: list[ShardEntry], records: list[QuarantineRecord]) -> Manifest:
+    return Manifest(
+        recipe=plan.recipe,
+        shards=shards,
+        num_sources=len(plan.sources),
+        num_quarantined=len(records),
+        ssl_affect_version=plan.version,
+        plan_sha256=plan.sha256,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The output folder
+
+
+def _check_place(out: Path, root: Path, prefix: str) -> None:
+    """Refuses folders in which something could be overwritten or swallowed."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: a file stands there; give a new or empty folder")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"--out {out} lies inside {root}, where the videos are; give a folder outside of it")
+    if not out.is_dir():
+        return
+    names = {path.name for path in out.iterdir()}
+    ours = {WORKSPACE_NAME, MANIFEST_NAME, QUARANTINE_NAME}
+    shards = {name for name in names if re.fullmatch(re.escape(prefix) + r"-[0-9]{6}\.(tar|idx)", name)}
+    begun = bool(names & {WORKSPACE_NAME, MANIFEST_NAME})
+    strange = sorted(
+        name for name in names - ours if not (begun and (name in shards or name.endswith(TEMPORARY_SUFFIX)))
+    )
+    if strange:
+        shown = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+        raise ConfigError(f"--out {out} holds something else already ({shown}); give a new or empty folder")
+
+
+def _finished(out: Path, plan: Plan) -> BuildReport | None:
+    """The report of a build that was finished by an earlier run; None when there is work to do."""
+    if not (out / MANIFEST_NAME).exists():
+        return None
+    manifest = Manifest.read(out)
+    if manifest.plan_sha256 != plan.sha256:
+        changed = [
+            f"{name} {value!r} there, {plan.recipe.to_dict()[name]!r} now"
+            for name, value in manifest.recipe.to_dict().items()
+            if value != plan.recipe.to_dict()[name]
+        ]
+        what = (
+            "the recipe (" + "; ".join(changed) + ")"
+            if changed
+            else (
+                f"the list of sources ({manifest.num_sources:,} there, {len(plan.sources):,} now), a file's size, key,"
+                " subject or label, --shard-bytes or the version"
+            )
+        )
+        raise ConfigError(
+            f"--out {out} holds a finished shard set of another build; what differs: {what}. Give another --out, or"
+            " delete the folder to build anew"
+        )
+    shutil.rmtree(out / WORKSPACE_NAME, ignore_errors=True)
+    records = read_quarantine(out / QUARANTINE_NAME)
+    return BuildReport(num_sources=manifest.num_sources, shards=manifest.shards, records=records, already_done=True)
+
+
+def _prepare(workspace: Path, plan: Plan, out: Path) -> None:
+    """Checks or writes the plan, and removes what a killed run was writing."""
+    plan_path = workspace / "plan.json"
+    if plan_path.exists():
+        plan.check_same(plan_path, out)
+        logger.info("going on with the build that was begun in %s", out)
+    else:
+        for path in (workspace / "journal.jsonl", *(workspace / "staged").iterdir()):  # of a removal that was killed
+            path.unlink(missing_ok=True)
+        plan.write(plan_path)
+    for folder in (out, workspace, workspace / "staged"):
+        for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+            path.unlink()
+    for path in (*workspace.glob("*.tar"), *workspace.glob("*.idx")):
+        path.unlink()
+
+
+def _check_journal(journal: Journal, out: Path) -> None:
+    for line in journal.lines:
+        path = out / line.shard.name
+        size = path.stat().st_size if path.is_file() else None
+        if size != line.shard.num_bytes or not path.with_suffix(".idx").is_file():
+            raise ShardError(
+                f"{path}: the unfinished build says it wrote this shard with {line.shard.num_bytes:,} bytes, found"
+                f" {size}, or its index is gone; delete {out} and build again"
+            )
+
+
+@contextmanager
+def _locked(workspace: Path) -> Iterator[None]:
+    """Keeps a second build out of the folder; the lock goes with the process, however it ends."""
+    with open(workspace / "lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{workspace.parent}: another build is writing here; wait for it or stop it") from error
+        yield

@@ -1,0 +1,340 @@
+"""``ssl-affect shards``: build, verify, describe and look at shards of face clips."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssl_affect.errors import ConfigError
+from ssl_affect.recipe import Recipe
+
+if TYPE_CHECKING:
+    from shards.plan import Plan
+    from shards.sources import SourceList
+    from shards.worker import WorkerSettings
+
+SHARD_BYTES = "384M"
+JPEG_QUALITY = 90  # for --frames jpeg; the recipe's own default is a CRF
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_DEFAULTS = {item.name: item.default for item in fields(Recipe)}
+
+_BUILD_EXAMPLES = """examples:
+  ssl-affect shards build corpora/vox2 --out shards/vox2
+      find faces with MTCNN and follow them through every video below corpora/vox2
+  ssl-affect shards build corpora/vox2 --out shards/vox2 --detector yunet --detector-weights yunet.onnx
+      the faster detector
+  ssl-affect shards build cropped --out shards/cropped --faces none --frames jpeg
+      videos that show one cropped face already; larger shards that decode several times faster
+  ssl-affect shards build --manifest clips.csv --root corpora --out shards/clips
+      clips.csv has the column path and, if wanted, key, subject and any label columns
+  ssl-affect shards build new --out shards/new --recipe shards/vox2/manifest.json
+      the same crops as in another shard set
+
+A build that was interrupted or killed goes on when the same command is run again. What cannot go in is listed in
+OUT/quarantine.jsonl with file, stage and reason. Exit code 0: built; 1: nothing could go in; 2: wrong arguments."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one of the sub-commands and returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["synth"]:
+        from shards.synthetic.cli import main as synth
+
+        return synth(arguments[1:])
+    options = _parser().parse_args(arguments)
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "build": _build,
+        "verify": _verify,
+        "stats": _stats,
+        "view": _view,
+    }
+    return commands[options.command](options)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ssl-affect shards", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_build(commands)
+    verify = _command(
+        commands,
+        "verify",
+        "read every byte again and decode every clip",
+        "examples:\n  ssl-affect shards verify shards/vox2\n\nExit code 0: all is as it was built; 1: problems were found.",
+    )
+    verify.add_argument("folder", type=Path, metavar="DIR", help="shard set")
+    _add_workers(verify)
+    stats = _command(
+        commands,
+        "stats",
+        "durations, sizes, face sizes, rates, loudness, subjects",
+        "examples:\n  ssl-affect shards stats shards/vox2\n  ssl-affect shards stats shards/vox2 --json vox2.json",
+    )
+    stats.add_argument("folder", type=Path, metavar="DIR", help="shard set")
+    stats.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    view = _command(
+        commands,
+        "view",
+        "contact sheet: frames, waveforms and facts on one HTML page",
+        "examples:\n  ssl-affect shards view shards/vox2 --out vox2.html\n"
+        "  ssl-affect shards view shards/vox2/train-000003.tar --out shard3.html --samples 100",
+    )
+    view.add_argument("target", type=Path, metavar="DIR|SHARD", help="shard set, or one of its .tar files")
+    view.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML file to write")
+    view.add_argument("--samples", type=int, default=24, metavar="N", help="samples to show (default %(default)s)")
+    commands.add_parser("synth", help="make synthetic talking faces to try things on", add_help=False)
+    return parser
+
+
+def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=what[0].upper() + what[1:] + ".", epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    return parser
+
+
+def _add_build(commands: Any) -> None:
+    parser = _command(commands, "build", "turn raw videos into shards of face clips", _BUILD_EXAMPLES)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", metavar="ROOT", help="folder with video files and folders of frames, any depth"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the shard set, outside ROOT")
+    group = parser.add_argument_group("sources")
+    group.add_argument("--manifest", type=Path, metavar="FILE", help=".csv or .parquet that lists the sources")
+    group.add_argument("--root", type=Path, metavar="DIR", help="what its paths are relative to (default: its folder)")
+    group.add_argument("--follow-links", action="store_true", help="accept links that leave ROOT")
+
+    group = parser.add_argument_group("faces")
+    group.add_argument(
+        "--faces",
+        choices=("detect", "fixed", "boxes", "none"),
+        help=f"find them, crop at a fixed place, take boxes from a file, or leave as is (default {_DEFAULTS['faces']})",
+    )
+    group.add_argument("--detector", choices=("mtcnn", "yunet"), help="default mtcnn; yunet needs its weights")
+    group.add_argument("--detector-weights", type=Path, metavar="FILE", help="ONNX file of the detector")
+    group.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, for --faces boxes")
+    _add_recipe(group, "--fixed-crop", "fixed_crop", _numbers, "top,left,height,width in pixels, for --faces fixed")
+    _add_recipe(group, "--detect-every", "detect_every", int, "look for faces in every N-th frame")
+    _add_recipe(group, "--min-score", "min_score", float, "lowest score that counts as a face, 0 to 1")
+    _add_recipe(group, "--align", "align", str, "box (upright) or similarity (eyes and mouth at fixed places)")
+    _add_recipe(group, "--margin", "margin", float, "width added around the face, as a share of its side")
+    _add_recipe(group, "--min-coverage", "min_coverage", float, "smallest share of frames in which the face is seen")
+
+    group = parser.add_argument_group("clips")
+    _add_recipe(group, "--size", "size", int, "side of the stored frames in pixels")
+    _add_recipe(group, "--fps", "fps", _rate, "stored frames a second, or 'source' for every frame of the source")
+    _add_recipe(group, "--min-seconds", "min_seconds", float, "shorter tracks are left out")
+    _add_recipe(group, "--max-seconds", "max_seconds", float, "longer tracks are cut into equal pieces")
+    _add_recipe(group, "--frames", "video_codec", str, "h264 (small) or jpeg (large, decodes several times faster)")
+    _add_recipe(group, "--quality", "video_quality", int, f"CRF of h264; JPEG quality (default {JPEG_QUALITY}) of jpeg")
+    group.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="take all of this from a manifest.json or recipe file"
+    )
+
+    group = parser.add_argument_group("work")
+    _add_workers(group)
+    group.add_argument("--source-limit", type=float, default=1800.0, metavar="S", help="seconds one source may take")
+    group.add_argument(
+        "--shard-bytes",
+        default=SHARD_BYTES,
+        metavar="SIZE",
+        help="size of a shard, as 384M or 1G (default %(default)s)",
+    )
+    group.add_argument("--prefix", default="train", help="start of the shards' names (default %(default)s)")
+
+
+def _add_recipe(group: Any, option: str, name: str, kind: Callable[[str], Any], what: str) -> None:
+    """An option that sets a field of the recipe; not given, the recipe's own default stands."""
+    default = f" (default {_DEFAULTS[name]})" if _DEFAULTS[name] is not None else ""
+    group.add_argument(option, dest=name, type=kind, metavar=option.strip("-").upper(), help=what + default)
+
+
+def _add_workers(group: Any) -> None:
+    group.add_argument(
+        "--workers", type=int, default=_cores(), metavar="N", help="processes, one thread each (default: %(default)s)"
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _rate(text: str) -> float | str:
+    return text if text == "source" else float(text)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    values = tuple(int(value) for value in text.split(","))
+    if len(values) != 4:
+        raise ValueError(text)
+    return values
+
+
+def parse_bytes(text: str) -> int:
+    """Size in bytes of "384M", "1G", "1.5G", "64K" or plain digits (powers of 1000).
+
+    Raises:
+        ConfigError: it is none of these, or not positive.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)B?", text.strip().upper())
+    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if size < 1:
+        raise ConfigError(f"--shard-bytes {text!r}: give a size such as 384M, 1G or 500000000")
+    return size
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Commands
+
+
+def _build(options: argparse.Namespace) -> int:
+    from shards.build import build
+
+    plan, settings, ignored = _plan(options)
+    if ignored:
+        counts = ", ".join(f"{suffix} {count:,}" for suffix, count in ignored.items())
+        print(f"passed over {sum(ignored.values()):,} files that are no videos: {counts}", file=sys.stderr)
+    print(
+        f"{len(plan.sources):,} sources, recipe {plan.recipe.hash}, {options.workers} workers -> {options.out}",
+        file=sys.stderr,
+    )
+    report = build(plan, settings, options.out, workers=options.workers, source_limit_s=options.source_limit)
+    if not report.shards:
+        print(f"nothing could go in; reasons, from {options.out / 'quarantine.jsonl'}:", file=sys.stderr)
+        for record in report.records[:20]:
+            print(f"  {record.stage:7} {record.file}: {record.reason}", file=sys.stderr)
+        if len(report.records) > 20:
+            print(f"  ... and {len(report.records) - 20:,} more", file=sys.stderr)
+    elif report.already_done:
+        print(f"{options.out} was finished by an earlier run; nothing to do", file=sys.stderr)
+    print(report.line())
+    return 0 if report.shards else 1
+
+
+def _plan(options: argparse.Namespace) -> "tuple[Plan, WorkerSettings, dict[str, int]]":
+    """Everything that is decided before a file is opened."""
+    if options.workers < 1 or not options.source_limit > 0:
+        raise ConfigError(f"--workers {options.workers} --source-limit {options.source_limit}: both must be positive")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", options.prefix):
+        raise ConfigError(f"--prefix {options.prefix!r}: use 1 to 64 letters, digits, '_' or '-'")
+    shard_bytes = parse_bytes(options.shard_bytes)
+    listed = _sources(options)
+
+    from shards.plan import Plan
+    from shards.worker import WorkerSettings
+    from ssl_affect.files import sha256_file
+
+    recipe, detector = _recipe(options)
+    if (recipe.faces == "boxes") != (options.boxes is not None):
+        raise ConfigError(f"--faces {recipe.faces} with --boxes {options.boxes}: --faces boxes and --boxes go together")
+    if options.boxes is not None and not options.boxes.is_file():
+        raise ConfigError(f"--boxes {options.boxes}: no such file")
+    plan = Plan(
+        recipe=recipe,
+        sources=listed.sources,
+        shard_bytes=shard_bytes,
+        prefix=options.prefix,
+        boxes_sha256=sha256_file(options.boxes) if options.boxes else None,
+    )
+    settings = WorkerSettings(
+        root=listed.root, recipe=recipe, detector=detector, weights=options.detector_weights, boxes=options.boxes
+    )
+    return plan, settings, listed.ignored
+
+
+def _sources(options: argparse.Namespace) -> "SourceList":
+    from shards.sources import manifest_sources, walk_sources
+
+    if options.manifest is None:
+        if options.folder is None or options.root is not None:
+            raise ConfigError("build: give the folder of videos (ROOT), or --manifest FILE, perhaps with --root DIR")
+        return walk_sources(options.folder, follow_links=options.follow_links)
+    if options.folder is not None and options.root is not None:
+        raise ConfigError(
+            f"build: ROOT {options.folder} and --root {options.root} are the same thing; give one of them"
+        )
+    return manifest_sources(options.manifest, options.root or options.folder, follow_links=options.follow_links)
+
+
+def _recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
+    """The recipe, and the detector's short name where faces are to be found."""
+    from ssl_affect.faces import create_detector
+
+    names = ("faces", "fixed_crop", "detect_every", "min_score", "align", "margin", "min_coverage", "size", "fps",
+             "min_seconds", "max_seconds", "video_codec", "video_quality")  # fmt: skip
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    stored = None
+    if options.recipe is not None:
+        if given:
+            raise ConfigError(f"--recipe {options.recipe} sets everything; leave out what sets {', '.join(given)}")
+        stored = _stored_recipe(options.recipe)
+        given = {"faces": stored.faces}
+    if given.get("fps") == "source":
+        given["fps"] = None
+    if given.get("video_codec") == "jpeg":
+        given.setdefault("video_quality", JPEG_QUALITY)
+    if given.get("faces", _DEFAULTS["faces"]) != "detect":
+        if options.detector or options.detector_weights:
+            raise ConfigError(f"--detector is for --faces detect; leave it out with --faces {given['faces']}")
+        return stored or Recipe(**given), None
+    name = options.detector or ((stored.detector or "mtcnn").split("-")[0] if stored else "mtcnn")
+    detector = create_detector(name, options.detector_weights)
+    found = {"detector": detector.name, "detector_sha256": detector.weights_sha256}
+    if stored is None:
+        return Recipe(**given, **found), name
+    if (stored.detector, stored.detector_sha256) != (detector.name, detector.weights_sha256):
+        raise ConfigError(
+            f"--recipe {options.recipe}: made with {stored.detector} ({stored.detector_sha256}), here is"
+            f" {detector.name} ({detector.weights_sha256}); give the same --detector and --detector-weights"
+        )
+    return stored, name
+
+
+def _stored_recipe(path: Path) -> Recipe:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--recipe {path}: cannot be read as JSON: {error}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("recipe", values), dict):
+        raise ConfigError(f"--recipe {path}: give a manifest.json or the recipe out of one")
+    return Recipe.from_dict(values.get("recipe", values))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from shards.verify import verify
+
+    if options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: at least one process is needed")
+    report = verify(options.folder, workers=options.workers)
+    for problem in report.problems:
+        print(f"{problem.where}: {problem.what}")
+    print(report.line())
+    return 1 if report.problems else 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from shards.stats import collect
+    from ssl_affect.files import write_json
+
+    stats = collect(options.folder)
+    print(stats.text())
+    if options.json is not None:
+        write_json(options.json, stats.to_dict())
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    from shards.view import write_sheet
+
+    count = write_sheet(options.target, options.out, samples=options.samples)
+    print(f"{count:,} samples -> {options.out}")
+    return 0

@@ -1,0 +1,361 @@
+"""Which files go into a build, in which order and under which names.
+
+A source is one video file or one folder of frames. Sources come from walking a tree or from a manifest (CSV or
+Parquet). Whatever is wrong with a path is known before a single frame is decoded and becomes a :class:`Rejection`.
+"""
+
+import csv
+import hashlib
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ssl_affect.data.framefolder import FRAME_SUFFIXES
+from ssl_affect.data.rawvideo import VIDEO_SUFFIXES
+from ssl_affect.errors import ConfigError
+
+_STEM_LENGTH = 48  # characters of the file name that a key keeps
+_KEY_LENGTH = 64  # longest key a manifest may give: "-p999-9999" still has to fit into the 80 of the schema
+_GIVEN_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{_KEY_LENGTH}}}")
+_HASH_DIGITS, _LONG_HASH_DIGITS = 8, 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One video file or folder of frames.
+
+    Args:
+        path: Path below the root, with forward slashes.
+        key: Start of the keys of its samples, unique in the build.
+        num_bytes: Size of the file, or of all frames of the folder.
+        subject: Who is seen, where the manifest says so.
+        labels: Label columns of the manifest by name; values are JSON scalars.
+        problem: Why it cannot even be opened; None for a source worth trying.
+        stage: Stage of the problem, ``path`` or ``open``.
+    """
+
+    path: str
+    key: str
+    num_bytes: int
+    subject: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+    stage: str = "path"
+
+    def sample_key(self, track: int, piece: int) -> str:
+        """Key of one sample: ``key-p{track}``, and ``-{piece}`` from the second piece of a cut track on."""
+        return f"{self.key}-p{track}" + (f"-{piece}" if piece else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceList:
+    """All sources of a build in their order, and how many other files were passed over, by suffix."""
+
+    root: Path
+    sources: list[Source]
+    ignored: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    path: str
+    problem: str | None = None
+
+
+def walk_sources(root: Path, *, follow_links: bool = False) -> SourceList:
+    """Every video and every folder of frames below ``root``, in natural order ("clip2" before "clip10").
+
+    Hidden files and folders are passed over. A folder is a folder of frames when it holds pictures and no video. Links
+    are followed while they stay below ``root``, each real folder once, so loops end.
+
+    Args:
+        root: Folder to walk.
+        follow_links: Follows links that leave ``root`` too; otherwise each becomes a source with a problem.
+
+    Raises:
+        ConfigError: ``root`` is not a folder.
+    """
+    root = _existing_folder(root)
+    ignored: Counter[str] = Counter()
+    found = sorted(_walk(root, follow_links, ignored), key=lambda item: natural_key(item.path))
+    return SourceList(root=root, sources=_with_keys(root, found, follow_links), ignored=dict(sorted(ignored.items())))
+
+
+def manifest_sources(manifest: Path, root: Path | None = None, *, follow_links: bool = False) -> SourceList:
+    """The sources that a manifest lists, in its order.
+
+    Args:
+        manifest: CSV with a header line, or Parquet. Columns: ``path`` (below ``root``), and if wanted ``key``,
+            ``subject``; every other column is a label.
+        root: Folder that the paths are relative to; the manifest's own folder by default.
+        follow_links: Accepts links that leave ``root``.
+
+    Raises:
+        ConfigError: the manifest cannot be read, a column is missing or of a kind JSON cannot hold, or a path or key
+            stands there twice.
+    """
+    manifest = Path(manifest)
+    root = _existing_folder(manifest.parent if root is None else root)
+    rows = _read_rows(manifest)
+    found = [_check_listed(root, row["path"], follow_links) for row in rows]
+    _refuse_duplicates(manifest, "path", (item.path for item in found))
+    sources = _with_keys(root, found, follow_links, rows)
+    _refuse_duplicates(manifest, "key", (source.key for source in sources))
+    return SourceList(root=root, sources=sources, ignored={})
+
+
+def natural_key(path: str) -> list[tuple[int, int | str, str]]:
+    """Sort key in which numbers inside names count as numbers and every folder stays together."""
+    parts: list[tuple[int, int | str, str]] = []
+    for name in path.split("/"):
+        for piece in re.split(r"([0-9]+)", name):
+            if piece:
+                parts.append((1, int(piece), piece) if piece.isascii() and piece.isdigit() else (2, piece, ""))
+        parts.append((0, 0, ""))
+    return parts
+
+
+def printable(path: str) -> str:
+    """A path as text for any terminal and JSON reader: bytes that are no UTF-8 become backslash, x, two digits."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Walking
+
+
+def _walk(root: Path, follow_links: bool, ignored: Counter[str]) -> Iterator[_Found]:
+    seen = {_identity(root)}
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        has_frames = has_videos = False
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            yield _Found(_relative(root, folder), f"the folder cannot be listed: {error.strerror}")
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path, suffix = Path(entry.path), Path(entry.name).suffix.lower()
+            interesting = suffix in VIDEO_SUFFIXES
+            escape = None if follow_links or not entry.is_symlink() else _link_problem(root, path)
+            if os.path.isdir(path) and not escape:  # never raises, unlike entry.is_dir on a link to itself
+                if _identity(path) not in seen:
+                    seen.add(_identity(path))
+                    waiting.append(path)
+            elif interesting or (escape and path.is_dir()):
+                has_videos = has_videos or interesting
+                yield _Found(_relative(root, path), escape)
+            elif suffix in FRAME_SUFFIXES and not escape:
+                has_frames = True
+            else:
+                ignored[suffix or "(no suffix)"] += 1
+        if has_frames and folder != root and not has_videos:
+            yield _Found(_relative(root, folder))
+        elif has_frames:
+            ignored["(pictures beside videos or in the root)"] += 1
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _relative(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _link_problem(root: Path, path: Path) -> str | None:
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "a link that leads nowhere"
+    if not target.is_relative_to(root.resolve()):
+        return "a link that leaves the root; --follow-links accepts such links"
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Manifests
+
+
+def _read_rows(manifest: Path) -> list[dict[str, Any]]:
+    if not manifest.is_file():
+        raise ConfigError(f"--manifest {manifest}: no such file; give a .csv or .parquet file with a column 'path'")
+    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    if manifest.suffix.lower() not in readers:
+        raise ConfigError(f"--manifest {manifest}: unknown kind {manifest.suffix!r}; use {' or '.join(readers)}")
+    columns = readers[manifest.suffix.lower()](manifest)
+    if "path" not in columns:
+        raise ConfigError(
+            f"--manifest {manifest}: no column 'path', only {sorted(columns)}; name the file column 'path'"
+        )
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row["path"], str) or not row["path"].strip():
+            raise ConfigError(f"--manifest {manifest}: row {number} has no path; fill it in or delete the row")
+        key = row.get("key")
+        if "key" in columns and not (isinstance(key, str) and _GIVEN_KEY.fullmatch(key)):
+            raise ConfigError(
+                f"--manifest {manifest}: row {number} has the key {key!r}; a key is 1 to {_KEY_LENGTH} of A-Z, a-z, 0-9,"
+                " '_' and '-' (leave the column out to have keys made)"
+            )
+    return rows
+
+
+def _read_csv(manifest: Path) -> dict[str, list[Any]]:
+    try:
+        with open(manifest, newline="", encoding="utf-8-sig") as stream:
+            table = [row for row in csv.reader(stream, strict=True) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"--manifest {manifest}: cannot be read as UTF-8 CSV: {error}") from error
+    if not table:
+        raise ConfigError(f"--manifest {manifest}: empty; the first line names the columns, one of them 'path'")
+    header = [name.strip() for name in table[0]]
+    if len(set(header)) != len(header) or "" in header:
+        raise ConfigError(f"--manifest {manifest}: column names must be unique and not empty, got {header}")
+    for number, row in enumerate(table[1:], start=2):
+        if len(row) != len(header):
+            raise ConfigError(f"--manifest {manifest}: line {number} has {len(row)} fields, the header {len(header)}")
+    columns: dict[str, list[Any]] = {}
+    for index, name in enumerate(header):
+        values = [row[index].strip() or None for row in table[1:]]
+        columns[name] = values if name in ("path", "key", "subject") else _typed(values)
+    return columns
+
+
+def _typed(values: list[str | None]) -> list[Any]:
+    """Numbers where every value of the column is one; "007" stays text, for it would not survive."""
+    given = [value for value in values if value is not None]
+    if given and all(re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value) for value in given):
+        return [None if value is None else int(value) for value in values]
+    if given and all(re.fullmatch(r"-?[0-9]+\.[0-9]+([eE][-+]?[0-9]+)?|-?(0|[1-9][0-9]*)", value) for value in given):
+        return [None if value is None else float(value) for value in values]
+    return list(values)
+
+
+def _read_parquet(manifest: Path) -> dict[str, list[Any]]:
+    import pyarrow as pa  # here, for it takes a third of a second that a walk need not spend
+    import pyarrow.parquet as pq
+
+    try:
+        columns: dict[str, list[Any]] = pq.read_table(manifest).to_pydict()
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"--manifest {manifest}: cannot be read as Parquet: {error}") from error
+    for name, values in columns.items():
+        wrong = {type(value).__name__ for value in values if not isinstance(value, str | int | float | bool | None)}
+        if wrong:
+            raise ConfigError(
+                f"--manifest {manifest}: column {name!r} holds {sorted(wrong)}; labels are text, numbers or booleans"
+            )
+        if name in ("path", "key", "subject"):
+            columns[name] = [None if value is None else str(value) for value in values]
+        else:  # NaN is not JSON; in a table it means "not known"
+            columns[name] = [None if value != value else value for value in values]
+    return columns
+
+
+def _refuse_duplicates(manifest: Path, what: str, values: Iterable[str]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        shown = ", ".join(map(repr, twice[:5])) + (" ..." if len(twice) > 5 else "")
+        raise ConfigError(
+            f"--manifest {manifest}: {len(twice)} {what}s stand there more than once: {shown}; every {what} once"
+        )
+
+
+def _check_listed(root: Path, path: str, follow_links: bool) -> _Found:
+    """Path tricks: absolute paths, "..", links out of the root."""
+    clean = Path(path)
+    if "\0" in path:
+        return _Found(path, "the name holds a zero byte")
+    if clean.is_absolute() or "\\" in path or ".." in clean.parts:
+        return _Found(path, "the path leaves the root or is not relative to it")
+    full = root / clean
+    try:
+        resolved = full.resolve(strict=True)
+    except OSError as error:
+        return _Found(path, f"no such file below the root: {error.strerror}")
+    except RuntimeError:
+        return _Found(path, "a loop of links")
+    if not follow_links and not resolved.is_relative_to(root.resolve()):
+        return _Found(path, "a link that leaves the root; --follow-links accepts such links")
+    return _Found(clean.as_posix())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# From paths to sources
+
+
+def _with_keys(
+    root: Path, found: list[_Found], follow_links: bool, rows: list[dict[str, Any]] | None = None
+) -> list[Source]:
+    keys = [_made_key(item.path, _HASH_DIGITS) for item in found]
+    # Among a million files named alike, 32 bits of hash do meet; the few that do get a longer one.
+    meeting = {key for key, count in Counter(keys).items() if count > 1}
+    sources = []
+    for number, (item, key) in enumerate(zip(found, keys, strict=True)):
+        row = rows[number] if rows is not None else {}
+        num_bytes, problem, stage = 0, item.problem, "path"
+        if problem is None:
+            num_bytes, problem, stage = _measure(root, item.path, follow_links)
+        sources.append(
+            Source(
+                path=printable(item.path),
+                key=row.get("key") or (_made_key(item.path, _LONG_HASH_DIGITS) if key in meeting else key),
+                num_bytes=num_bytes,
+                subject=row.get("subject"),
+                labels={name: row[name] for name in sorted(row) if name not in ("path", "key", "subject")},
+                problem=problem,
+                stage=stage,
+            )
+        )
+    return sources
+
+
+def _made_key(path: str, digits: int) -> str:
+    """The readable part of the file name and a piece of the SHA-256 of the whole path."""
+    stem = unicodedata.normalize("NFKD", Path(path).stem).encode("ascii", "ignore").decode()
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:_STEM_LENGTH] or "clip"
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{stem[: _KEY_LENGTH - 1 - digits]}-{digest[:digits]}"
+
+
+def _measure(root: Path, name: str, follow_links: bool) -> tuple[int, str | None, str]:
+    """Size in bytes, and what is wrong (with its stage) if the path is nothing that can hold a video."""
+    if printable(name) != name:
+        return 0, "the name is not valid UTF-8; rename the file", "path"
+    path = root / name
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            frames = [item for item in path.iterdir() if item.suffix.lower() in FRAME_SUFFIXES]
+            if not frames:
+                return 0, "a folder without pictures", "open"
+            escaped = [item.name for item in frames if item.is_symlink() and _link_problem(root, item)]
+            if escaped and not follow_links:
+                return 0, f"{printable(escaped[0])}: {_link_problem(root, path / escaped[0])}", "path"
+            return sum(item.stat().st_size for item in frames), None, ""
+    except OSError as error:
+        return 0, f"cannot be opened: {error.strerror}", "open"
+    if not stat.S_ISREG(status.st_mode):
+        return 0, "not a regular file", "path"
+    if status.st_size == 0:
+        return 0, "empty file (0 bytes)", "open"
+    return status.st_size, None, ""
+
+
+def _existing_folder(folder: Path) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise ConfigError(f"{folder} {what}; give the folder that holds the videos")
+    return folder

@@ -1,0 +1,218 @@
+"""From one source to its encoded samples. Runs in the worker processes and needs no tensors.
+
+A source goes in as a whole or not at all: if any part of it does not decode, what came out of the rest is not trusted
+either. Tracks that are too short or too patchy are left out one by one.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.encode import check_video, encode_video
+from shards.sources import Source
+from shards.staging import QuarantineRecord, StagedSample, StagedSource
+from ssl_affect.data.audio import RawAudio, cut_audio, decode_flac, encode_flac, loudness
+from ssl_affect.data.framefolder import list_frames
+from ssl_affect.data.rawvideo import probe, read_audio
+from ssl_affect.data.schema import AudioFacts, SampleFacts
+from ssl_affect.errors import DecodeError, SslAffectError
+from ssl_affect.faces import Detector, FaceClip, RejectedTrack, create_detector, face_clips, read_boxes
+from ssl_affect.files import sha256_bytes, sha256_file
+from ssl_affect.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker needs to know besides the source.
+
+    Args:
+        root: Folder that the sources' paths are relative to.
+        recipe: How raw video becomes clips.
+        detector: ``mtcnn`` or ``yunet``, for ``faces="detect"``.
+        weights: File of the detector's weights, where it needs one.
+        boxes: File of boxes, for ``faces="boxes"``.
+    """
+
+    root: Path
+    recipe: Recipe
+    detector: str | None = None
+    weights: Path | None = None
+    boxes: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """One source and the file its samples are staged in."""
+
+    source: Source
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a worker says when a source is staged: clips, and seconds of video in them."""
+
+    clips: int
+    seconds: float
+
+
+class SourceFailedError(Exception):
+    """A source is left out; carries the stage and the reason."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage, self.reason = stage, reason
+
+
+def start_worker(settings: WorkerSettings) -> Callable[[StageJob], StageResult]:
+    """Set-up of a worker process: loads the detector once and returns the work."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    detector = create_detector(settings.detector, settings.weights) if settings.detector else None
+    boxes = read_boxes(settings.boxes) if settings.boxes else None
+
+    def stage(job: StageJob) -> StageResult:
+        staged = process_source(job.source, settings, detector, boxes)
+        staged.write(job.path)
+        return StageResult(len(staged.samples), sum(sample.seconds for sample in staged.samples))
+
+    return stage
+
+
+def process_source(source: Source, settings: WorkerSettings, detector: Detector | None, boxes: Any) -> StagedSource:
+    """Decodes, tracks, crops, encodes and checks one source.
+
+    Args:
+        source: A source without a known problem.
+        settings: Settings of the build.
+        detector: Face detector, for ``faces="detect"``.
+        boxes: What :func:`read_boxes` gave, for ``faces="boxes"``.
+
+    Returns:
+        Its samples; or none, and the record that says why.
+    """
+    path = settings.root / source.path
+    records: list[QuarantineRecord] = []
+
+    def reject(track: RejectedTrack) -> None:
+        reason = _relative_text(track.reason, path, source.path)
+        start, length = round(track.start_s, 3), round(track.duration_s, 3)
+        records.append(
+            QuarantineRecord(
+                file=source.path, stage="track", reason=reason, track=track.track, start_s=start, duration_s=length
+            )
+        )
+
+    try:
+        samples = _samples(source, path, settings, detector, boxes, reject)
+    except SourceFailedError as failure:
+        reason = _relative_text(failure.reason, path, source.path)
+        return StagedSource([], [QuarantineRecord(file=source.path, stage=failure.stage, reason=reason)])
+    if not samples and not records:
+        records.append(QuarantineRecord(file=source.path, stage="faces", reason=_nothing_found(settings.recipe)))
+    return StagedSource(samples, records)
+
+
+def _samples(
+    source: Source,
+    path: Path,
+    settings: WorkerSettings,
+    detector: Detector | None,
+    boxes: Any,
+    on_reject: Callable[[RejectedTrack], None],
+) -> list[StagedSample]:
+    recipe = settings.recipe
+    with _stage("open", OSError):
+        probe(path)
+        source_sha256 = _hash_source(path)
+    samples: list[StagedSample] = []
+    audio: RawAudio | None = None
+    clips = face_clips(path, recipe, detector=detector, boxes=boxes, on_reject=on_reject)
+    while True:
+        with _stage("faces", SslAffectError), _stage("decode", OSError):
+            clip = next(clips, None)
+        if clip is None:
+            return samples
+        if not samples:
+            with _stage("audio"):
+                audio = read_audio(path, recipe.sample_rate)
+        with _stage("encode", SslAffectError):
+            samples.append(_encode(clip, source, source_sha256, recipe, audio))
+
+
+def _encode(clip: FaceClip, source: Source, source_sha256: str, recipe: Recipe, audio: RawAudio | None) -> StagedSample:
+    video = encode_video(clip.frames, clip.times_s, codec=recipe.video_codec, quality=recipe.video_quality)
+    check_video(video, codec=recipe.video_codec, num_frames=len(clip.frames), size=recipe.size)
+    members = {}
+    audio_facts = None
+    if audio is not None:
+        sound = cut_audio(audio, clip.start_s, clip.duration_s)
+        members["flac"] = encode_flac(sound, recipe.sample_rate)
+        decode_flac(members["flac"], 0, len(sound))
+        peak, rms_db = loudness(sound)
+        audio_facts = AudioFacts(
+            sample_rate=recipe.sample_rate,
+            num_samples=len(sound),
+            peak=round(peak, 6),
+            rms_db=round(float(rms_db), 2),
+            sha256=sha256_bytes(members["flac"]),
+        )
+    facts = SampleFacts(
+        key=source.sample_key(clip.track, clip.piece),
+        source=source.path,
+        source_sha256=source_sha256,
+        subject=source.subject,
+        labels=source.labels,
+        track=clip.track,
+        piece=clip.piece,
+        start_s=_rounded(clip.start_s, 6),
+        duration_s=_rounded(clip.duration_s, 6),
+        num_frames=len(clip.frames),
+        fps=_rounded(clip.fps, 6),
+        times_s=[_rounded(time, 6) for time in clip.times_s],
+        size=recipe.size,
+        video_codec=recipe.video_codec,
+        video_sha256=sha256_bytes(video),
+        audio=audio_facts,
+        valid="".join("1" if valid else "0" for valid in clip.valid),
+        boxes=None if clip.boxes is None else [[_rounded(value, 2) for value in box] for box in clip.boxes],
+        face_size=None if clip.face_size is None else _rounded(clip.face_size, 2),
+        face_score=None if clip.face_score is None else _rounded(clip.face_score, 4),
+        recipe_hash=recipe.hash,
+    )
+    members[facts.video_member] = video
+    members["json"] = facts.to_bytes()
+    return StagedSample(facts.key, facts.num_frames, facts.duration_s, members)
+
+
+def _rounded(value: Any, digits: int) -> float:
+    return round(float(value), digits)
+
+
+def _hash_source(path: Path) -> str:
+    if not path.is_dir():
+        return sha256_file(path)
+    return sha256_bytes("\n".join(sha256_file(frame) for frame in list_frames(path)).encode())
+
+
+def _nothing_found(recipe: Recipe) -> str:
+    if recipe.faces == "detect":
+        return f"no face found (detector {recipe.detector}, every {recipe.detect_every} frames)"
+    return f"nothing that lasts {recipe.min_seconds:g} s"
+
+
+@contextmanager
+def _stage(name: str, *errors: type[Exception]) -> Iterator[None]:
+    """Says in which stage a source failed; DecodeError always counts, other errors where they are named."""
+    try:
+        yield
+    except (DecodeError, *errors) as error:
+        raise SourceFailedError(name, str(error)) from error
+
+
+def _relative_text(text: str, path: Path, name: str) -> str:
+    """The message without the folders of this machine: quarantine lists of equal builds are equal everywhere."""
+    return " ".join(text.replace(f"{path}: ", "").replace(str(path), name).split())
