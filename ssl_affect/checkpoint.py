@@ -240,7 +240,7 @@ def _check_target(folder: Path, force: bool) -> None:
         raise CheckpointError(f"{folder} exists already; choose another folder or say --force to replace it")
     if not ours:
         raise CheckpointError(
-            f"{folder} holds more than {WEIGHTS_NAME} and {CONFIG_NAME}, so it is no folder of released weights and --force does"
+            f"{folder} holds more than {WEIGHTS_NAME} and {CONFIG_NAME}, so it is no released folder and --force does"
             " not replace it; choose another folder"
         )
 

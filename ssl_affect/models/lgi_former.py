@@ -21,7 +21,7 @@ from ssl_affect.errors import ConfigError
 from ssl_affect.layers import CrossAttention, PatchEmbed3d, SelfAttention, sinusoid_table
 from ssl_affect.layers.block import LayerNorm, drop_path
 from ssl_affect.layers.init import init_transformer
-from ssl_affect.masking import check_mask, mask_window, num_visible, take
+from ssl_affect.masking import check_mask, make_mask, mask_window, num_visible, take
 from ssl_affect.types import MaskSpec, TokenGrid
 
 Pool = Literal["region", "local", "all", ""]
@@ -261,6 +261,20 @@ class LGIFormer(nn.Module):
                 f" window height from {heights} and a width from {widths}"
             )
         return num_visible(spec, self.grid)
+
+    def summary(self) -> str:
+        """The geometry in a few words."""
+        grid, size = (" x ".join(map(str, shape)) for shape in (self.grid.shape, self.region_size))
+        return f"{self.grid.num_tokens} tokens ({grid}) in {self.region_grid.num_tokens} regions of {size}"
+
+    def example_inputs(self) -> tuple[Tensor]:
+        """Arguments of :meth:`forward` for one clip, on the device of the model: a blank video [1, 3, T, H, W]."""
+        return (self.region_tokens.new_zeros(1, *self.patch_embed.video_shape),)
+
+    def example_mask(self, ratio: float) -> Tensor:
+        """A mask [1, N] on the CPU that hides ``ratio`` of every region."""
+        spec = MaskSpec(kind="part_window", ratio=ratio, window=self.region_size[1:])
+        return make_mask(spec, self.grid, 1, torch.Generator("cpu").manual_seed(0))
 
     def init_weights(self) -> None:
         """Draws new weights and fills the constant tables, also after a model built on ``meta`` got its memory.

@@ -20,6 +20,11 @@ DROPPED_FOR_BACKBONE = {
     "decoder.": "the decoder serves pretraining only",
     "encoder.norm.": "the backbone normalises after pooling (fc_norm); the encoder's last norm is not used, as published",
 }
+# Parts of a backbone that a pretraining model does not have: how they start, given a vector of their size, and why.
+FRESH_FOR_BACKBONE = {
+    "fc_norm.weight": (torch.ones_like, "pretraining has no norm after pooling"),
+    "fc_norm.bias": (torch.zeros_like, "pretraining has no norm after pooling"),
+}
 
 
 class VisibleEncoder(Protocol):
@@ -34,6 +39,15 @@ class VisibleEncoder(Protocol):
 
     def check_mask_spec(self, spec: MaskSpec) -> int:
         """Visible tokens per clip; raises ConfigError for a mask that the encoder cannot take."""
+
+    def summary(self) -> str:
+        """The geometry in a few words."""
+
+    def example_inputs(self) -> tuple[Tensor]:
+        """A blank video of one clip."""
+
+    def example_mask(self, ratio: float) -> Tensor:
+        """A mask [1, N] that the encoder can take."""
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are not decayed."""
@@ -152,6 +166,14 @@ class MaskedAutoencoder(nn.Module):
         """Blocks of the encoder."""
         return self._encoder.depth
 
+    def summary(self) -> str:
+        """The geometry in a few words."""
+        return self._encoder.summary()
+
+    def example_inputs(self, mask_ratio: float) -> tuple[Tensor, Tensor]:
+        """Arguments of :meth:`forward` for one clip: a blank video on the device of the model, a mask on the CPU."""
+        return *self._encoder.example_inputs(), self._encoder.example_mask(mask_ratio)
+
     def init_weights(self) -> None:
         """Draws new weights and fills the constant tables, also after a model built on ``meta`` got its memory."""
         self.encoder.init_weights()  # type: ignore[operator]
@@ -162,8 +184,8 @@ class MaskedAutoencoder(nn.Module):
     def backbone_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Makes the weights of a backbone without a head from those of a pretraining model.
 
-        The encoder's prefix goes, :data:`DROPPED_FOR_BACKBONE` says what is left out, and ``fc_norm`` is fresh (ones and
-        zeros), because pretraining has no norm after pooling.
+        The encoder's prefix goes; :data:`DROPPED_FOR_BACKBONE` and :data:`FRESH_FOR_BACKBONE` say what is left out and what
+        starts anew.
 
         Raises:
             CheckpointError: a name belongs to no part of a pretraining model, or there is no patch embedding.
@@ -183,7 +205,7 @@ class MaskedAutoencoder(nn.Module):
                 f" encoder.patch_embed.proj.bias {'missing' if width is None else 'present'}; was the file written by"
                 " ssl-affect for another method?"
             )
-        return kept | {"fc_norm.weight": torch.ones_like(width), "fc_norm.bias": torch.zeros_like(width)}
+        return kept | {name: start(width) for name, (start, _) in FRESH_FOR_BACKBONE.items()}
 
     @property
     def _encoder(self) -> VisibleEncoder:
