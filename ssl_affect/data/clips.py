@@ -19,6 +19,7 @@ from ssl_affect.data.schema import frame_offsets
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.transforms import multi_scale_crop
 from ssl_affect.errors import ConfigError, DecodeError, ShardError
+from ssl_affect.files import sha256_bytes
 from ssl_affect.types import ClipSpec
 
 BLANK_KEY = "<blank>"  # no sample can have this name (schema.KEY_PATTERN)
@@ -133,6 +134,8 @@ class ClipDataset(Dataset):
         decoder: See :func:`ssl_affect.data.decode.decode_video`; ``auto`` is settled here, once for all workers.
         multi_scale: Draw a multi-scale crop (with a plan only); otherwise the crop is the whole frame.
         frame_times: Read the facts of every sample for the time of the clip's first frame.
+        verify: Compare the hash of every video with its facts before decoding. Decoders notice most damage but not all
+            of it; this notices all, at the cost of reading and hashing the whole member.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class ClipDataset(Dataset):
         decoder: str = "auto",
         multi_scale: bool = True,
         frame_times: bool = False,
+        verify: bool = False,
     ) -> None:
         if plan is not None and plan.num_samples != len(shards):
             raise ConfigError(f"ClipDataset: the plan orders {plan.num_samples} samples, the shards hold {len(shards)}")
@@ -155,6 +159,7 @@ class ClipDataset(Dataset):
         self.decoder = choose_decoder(shards.recipe.video_codec, decoder)
         self.multi_scale = multi_scale
         self.frame_times = frame_times
+        self.verify = verify
 
     def __getitem__(self, position: int) -> dict[str, Any] | BadClip:
         """The clip at a position, or what is wrong with it.
@@ -177,6 +182,8 @@ class ClipDataset(Dataset):
                 crop = multi_scale_crop(side, side, self.clip.size, draws.choice)
         indices = clip_indices(start, num_frames, self.clip)
         try:
+            if self.verify:
+                _verify_video(self.shards, index)
             video = read_clip(self.shards, index, indices, decoder=self.decoder)
         except DecodeError as error:
             return BadClip(self.shards.key(index), self.shards.shard_of(index), str(error))
@@ -187,6 +194,13 @@ class ClipDataset(Dataset):
             "position": position,
             "start_time_s": self.shards.facts(index).times_s[start] if self.frame_times else None,
         }
+
+
+def _verify_video(shards: ShardSet, index: int) -> None:
+    expected = shards.facts(index).video_sha256
+    found = sha256_bytes(shards.read(index, shards.video_extension))
+    if found != expected:
+        raise DecodeError(f"the video has sha256 {found}, its facts say {expected}; the shard was damaged")
 
 
 def collate(items: Sequence[dict[str, Any] | BadClip], *, shape: tuple[int, ...]) -> ClipBatch:

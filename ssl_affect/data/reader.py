@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from ssl_affect.data.clips import BadClip, ClipBatch, ClipDataset, collate, read_clip
@@ -115,6 +116,7 @@ class ClipStream:
         decoder: See :func:`ssl_affect.data.decode.decode_video`.
         multi_scale: Draw multi-scale crops.
         frame_times: Fill ``ClipBatch.start_time_s``, which costs reading the facts of every clip.
+        verify: Compare the hash of every video with its facts before decoding.
         quarantine: File that bad clips are appended to, one JSON object per line.
         max_bad_fraction: See :class:`Quarantine`.
         worker_init: Called with its number in every worker process when it starts.
@@ -139,6 +141,7 @@ class ClipStream:
         decoder: str = "auto",
         multi_scale: bool = True,
         frame_times: bool = False,
+        verify: bool = False,
         quarantine: Path | None = None,
         max_bad_fraction: float = 0.001,
         worker_init: Callable[[int], None] | None = None,
@@ -157,6 +160,7 @@ class ClipStream:
             decoder=decoder,
             multi_scale=multi_scale,
             frame_times=frame_times,
+            verify=verify,
         )
         self.dataset = dataset
         self._loader = _loader(
@@ -278,4 +282,7 @@ def _loader(
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
         worker_init_fn=worker_init,
+        # Its own generator: a DataLoader otherwise draws from the global one whenever it starts, so that a resumed run
+        # would see other random numbers than an uninterrupted one.
+        generator=torch.Generator(),
     )
