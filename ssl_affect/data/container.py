@@ -1,4 +1,4 @@
-"""Opening video files that nobody vouches for, and turning their frames into upright RGB pictures.
+"""Opening video files that nobody vouches for.
 
 FFmpeg conceals damage by default and goes on with wrong pictures; here every decoding error is an error. Only plain
 container formats and local files are opened, so that a file which is really a playlist cannot make FFmpeg read other
@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import av
-import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -100,19 +98,3 @@ def pixel_aspect(stream: VideoStream, path: Path) -> float:
     if not 0.2 <= aspect <= 5:
         raise DecodeError(f"{path}: pixels {aspect:g} times as wide as high; the header is damaged or absurd")
     return aspect
-
-
-def to_rgb(frame: av.VideoFrame, path: Path, pixel_aspect: float) -> np.ndarray:
-    """The upright RGB picture of a frame with square pixels, uint8 [H, W, 3]."""
-    width = round(frame.width * pixel_aspect)
-    check_limits(path, width, frame.height)
-    image = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
-    if matrix is None:
-        return image
-    # Row-major 3x3, 16.16 fixed point: x' = a x + c y, y' = b x + d y, with y pointing down. Only quarter turns and
-    # mirrors are pictures that a camera makes; other angles are taken to the nearest of these.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image, a, d = image.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

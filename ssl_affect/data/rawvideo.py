@@ -27,10 +27,10 @@ from ssl_affect.data.container import (
     open_container,
     pixel_aspect,
     rate_and_duration,
-    to_rgb,
     video_stream,
 )
 from ssl_affect.data.framefolder import FOLDER_FPS, iter_folder, probe_folder
+from ssl_affect.data.picture import Converter, Picture
 from ssl_affect.errors import ConfigError, DecodeError
 
 VIDEO_SUFFIXES = tuple(".mp4 .m4v .mov .avi .mkv .webm .flv .mpg .mpeg .ts .3gp .wmv .ogv".split())
@@ -91,7 +91,7 @@ def probe(path: str | os.PathLike[str], *, folder_fps: float = FOLDER_FPS) -> Vi
         frame = next(container.decode(stream), None)
         if frame is None:
             raise DecodeError(f"{path}: the video stream holds no frame; the file is empty or cut short")
-        height, width = to_rgb(frame, path, pixel_aspect(stream, path)).shape[:2]
+        height, width = Converter(path, pixel_aspect(stream, path)).rgb(frame).shape[:2]
         return VideoInfo(
             width=width,
             height=height,
@@ -125,31 +125,32 @@ def iter_frames(
         DecodeError: unreadable, damaged or cut short; a limit is exceeded; the size changes; the time stamps are
             unusable. Frames yielded before the damage was met are to be thrown away with the rest.
     """
+    last: tuple[Picture, np.ndarray] | None = None
+    for time, picture in iter_pictures(path, fps=fps, folder_fps=folder_fps):
+        if last is None or last[0] is not picture:
+            last = picture, picture.rgb()
+        yield time, last[1]
+
+
+def iter_pictures(
+    path: str | os.PathLike[str], *, fps: float | None, folder_fps: float | None = None
+) -> Iterator[tuple[float, Picture]]:
+    """Like :func:`iter_frames`, for callers that do not look at every frame: conversion to RGB is left to them."""
     path = Path(path)
     if fps is not None and not 0 < fps <= MAX_FPS:
         raise ConfigError(f"iter_frames: fps={fps}; give a rate between 0 and {MAX_FPS:g}, or None for every frame")
     if path.is_dir():
         rate = folder_fps or fps or FOLDER_FPS
-        source = ((index / rate, image) for index, image in enumerate(iter_folder(path)))
-        yield from source if fps is None or fps == rate else _on_grid(source, fps, 1 / rate)
+        stills = ((index / rate, Picture(image)) for index, image in enumerate(iter_folder(path)))
+        yield from stills if fps is None or fps == rate else _on_grid(stills, fps, 1 / rate)
         return
     with open_container(path) as container:
         stream = video_stream(container, path)
         rate, duration = rate_and_duration(container, stream)
         check_limits(path, stream.codec_context.width, stream.codec_context.height, rate, duration)
-        frames = _timed_frames(container, stream, path, rate)
-        aspect, size = pixel_aspect(stream, path), None
-        last: tuple[object, np.ndarray] | None = None
-        for time, frame in frames if fps is None else _on_grid(frames, fps, 1 / rate):
-            image = last[1] if last is not None and last[0] is frame else to_rgb(frame, path, aspect)
-            size = size or image.shape
-            if image.shape != size:
-                raise DecodeError(
-                    f"{path}: the picture changes from {size[1]}x{size[0]} to {image.shape[1]}x{image.shape[0]} at"
-                    f" {time:.3f} s; cut the file there or re-encode it at one size"
-                )
-            last = (frame, image)
-            yield time, image
+        converter = Converter(path, pixel_aspect(stream, path))
+        pictures = ((time, Picture(frame, converter)) for time, frame in _timed_frames(container, stream, path, rate))
+        yield from pictures if fps is None else _on_grid(pictures, fps, 1 / rate)
 
 
 def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> RawAudio | None:
@@ -195,6 +196,7 @@ def _timed_frames(
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Every frame with a strictly increasing time; checks at the end that nothing is missing."""
     last, num_frames, num_bad, num_packets, end = -math.inf, 0, 0, 0, -math.inf
+    size: tuple[int, int] | None = None
     for packet in container.demux():
         if packet.pts is not None and packet.time_base is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -205,6 +207,12 @@ def _timed_frames(
             if not isinstance(frame, av.VideoFrame):
                 continue
             num_frames += 1
+            size = size or (frame.width, frame.height)
+            if (frame.width, frame.height) != size:
+                raise DecodeError(
+                    f"{path}: the picture changes from {size[0]}x{size[1]} to {frame.width}x{frame.height} pixels at frame"
+                    f" {num_frames - 1}; cut the file there or re-encode it at one size"
+                )
             if frame.is_corrupt:
                 raise DecodeError(f"{path}: frame {num_frames - 1} is damaged; the decoder had to conceal errors")
             time = frame.time if frame.time is not None else (last + 1 / rate if num_frames > 1 else 0.0)

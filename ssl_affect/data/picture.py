@@ -1,0 +1,92 @@
+"""One decoded picture, which becomes RGB only when somebody looks at it.
+
+Face building decodes every frame but looks at few of them in full: the conversion is about as dear as the decoding.
+"""
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from ssl_affect.data.container import check_limits
+
+THUMBNAIL_SIDE = 32
+
+
+class Converter:
+    """Turns the frames of one video into upright RGB pictures with square pixels.
+
+    It keeps FFmpeg's scaling tables from frame to frame, which is several times faster than a fresh set for each.
+
+    Args:
+        path: Of the video, for messages.
+        pixel_aspect: Width of a stored pixel divided by its height.
+    """
+
+    def __init__(self, path: Path, pixel_aspect: float) -> None:
+        self._path = path
+        self._pixel_aspect = pixel_aspect
+        self._to_rgb = VideoReformatter()
+        self._to_thumbnail = VideoReformatter()
+
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        """The upright picture, uint8 [H, W, 3].
+
+        Raises:
+            DecodeError: it is too large.
+        """
+        width = round(frame.width * self._pixel_aspect)
+        check_limits(self._path, width, frame.height)
+        image = self._to_rgb.reformat(frame, width, frame.height, "rgb24").to_ndarray()
+        matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+        if matrix is None:
+            return image
+        # Row-major 3x3, 16.16 fixed point: x' = a x + c y, y' = b x + d y, with y pointing down. Only quarter turns
+        # and mirrors are pictures that a camera makes; other angles are taken to the nearest of these.
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            image, a, d = image.transpose(1, 0, 2), c, b
+        return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+    def thumbnail(self, frame: av.VideoFrame) -> np.ndarray:
+        """Brightness only, neither upright nor in proportion, uint8 [32, 32]."""
+        side = THUMBNAIL_SIDE
+        return self._to_thumbnail.reformat(frame, side, side, "gray", interpolation=Interpolation.AREA).to_ndarray()
+
+
+class Picture:
+    """One picture of a video or of a folder of frames.
+
+    Args:
+        frame: A decoded frame, or an upright RGB picture uint8 [H, W, 3].
+        converter: For a decoded frame, how its video is converted.
+    """
+
+    __slots__ = ("_converter", "_frame")
+
+    def __init__(self, frame: av.VideoFrame | np.ndarray, converter: Converter | None = None) -> None:
+        self._frame = frame
+        self._converter = converter
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the picture holds."""
+        if isinstance(self._frame, np.ndarray):
+            return self._frame.nbytes
+        return sum(plane.buffer_size for plane in self._frame.planes)
+
+    def rgb(self) -> np.ndarray:
+        """The upright picture with square pixels, uint8 [H, W, 3]. It is converted anew at every call."""
+        if self._converter is None or isinstance(self._frame, np.ndarray):
+            return np.asarray(self._frame)
+        return self._converter.rgb(self._frame)
+
+    def thumbnail(self) -> np.ndarray:
+        """A tiny grey picture to tell scene cuts by, uint8 [32, 32]."""
+        if self._converter is None or isinstance(self._frame, np.ndarray):
+            small = cv2.resize(np.asarray(self._frame), (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+            return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        return self._converter.thumbnail(self._frame)
