@@ -81,7 +81,8 @@ def build(
 
     Raises:
         ConfigError: there are no sources, ``out`` lies inside the root, holds something else or another build.
-        ShardError: what an earlier run left is damaged.
+        ShardError: what an earlier run left is damaged, or ``out`` cannot be written to.
+        AbortError: a worker cannot write to ``out``.
     """
     if not plan.sources:
         raise ConfigError(f"{settings.root}: no sources; give a folder with videos or folders of frames below it")
@@ -89,6 +90,15 @@ def build(
     finished = _finished(out, plan)
     if finished is not None:
         return finished
+    try:
+        return _build(plan, settings, out, workers, source_limit_s)
+    except OSError as error:
+        raise ShardError(
+            f"{out}: {error.strerror} ({error.filename}); nothing is lost, mend this and run the same command again"
+        ) from error
+
+
+def _build(plan: Plan, settings: WorkerSettings, out: Path, workers: int, source_limit_s: float) -> BuildReport:
     workspace = out / WORKSPACE_NAME
     (workspace / "staged").mkdir(parents=True, exist_ok=True)
     with _locked(workspace):
@@ -157,7 +167,9 @@ class _Build:
             path.unlink(missing_ok=True)
         self.used.clear()
 
-    def _staged(self, first: int, workers: int, source_limit_s: float) -> Generator[tuple[int, StagedSource], None, None]:
+    def _staged(
+        self, first: int, workers: int, source_limit_s: float
+    ) -> Generator[tuple[int, StagedSource], None, None]:
         """Every source from ``first`` on, in order, staged by the workers where an earlier run has not done it."""
         sources = self.plan.sources
         todo = [

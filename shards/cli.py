@@ -267,7 +267,7 @@ def _sources(options: argparse.Namespace) -> "SourceList":
 
 def _recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
     """The recipe, and the detector's short name where faces are to be found."""
-    from ssl_affect.faces import create_detector
+    from ssl_affect.faces.detect import create_detector
 
     names = ("faces", "fixed_crop", "detect_every", "min_score", "align", "margin", "min_coverage", "size", "fps",
              "min_seconds", "max_seconds", "video_codec", "video_quality")  # fmt: skip
@@ -288,7 +288,7 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
         return stored or Recipe(**given), None
     name = options.detector or ((stored.detector or "mtcnn").split("-")[0] if stored else "mtcnn")
     detector = create_detector(name, options.detector_weights)
-    found = {"detector": detector.name, "detector_sha256": detector.weights_sha256}
+    found: dict[str, Any] = {"detector": detector.name, "detector_sha256": detector.weights_sha256}
     if stored is None:
         return Recipe(**given, **found), name
     if (stored.detector, stored.detector_sha256) != (detector.name, detector.weights_sha256):

@@ -30,6 +30,10 @@ class WorkerStartError(SslAffectError):
     """Worker processes do not come up, so no job can be blamed."""
 
 
+class AbortError(SslAffectError):
+    """Raised by the work when going on makes no sense, whatever the job: it ends the whole run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one job ended: ``value`` of the work, or ``problem`` when its worker died or took too long."""
@@ -91,6 +95,7 @@ class WorkerPool:
 
         Raises:
             WorkerStartError: a process died before it took a job.
+            AbortError: the work raised it.
         """
         waiting = deque(enumerate(jobs))
         total = len(waiting)
@@ -175,6 +180,8 @@ class WorkerPool:
         elif kind == "done":
             worker.busy = False
             self._settle(worker.job, value=value)
+        elif kind == "abort":
+            raise AbortError(value)
         else:  # "failed": an error nobody expected; the process ends itself
             self._remove(worker)
             self._lost(worker, value)
@@ -221,6 +228,8 @@ def _serve(pipe: Connection, setup: Callable[..., Work], arguments: tuple[Any, .
             pipe.send(("done", work(pipe.recv())))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+    except AbortError as error:
+        pipe.send(("abort", str(error)))
     except BaseException as error:
         # Not swallowed: the parent records it and the process ends, whatever state the decoder is in.
         pipe.send(("failed", f"{type(error).__name__}: {error}"))

@@ -52,7 +52,7 @@ class Quantity:
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts [bins] and edges [bins + 1]; one bin where all values are equal."""
         low, high = float(self.values.min()), float(self.values.max())
-        if math.isclose(low, high):
+        if math.isclose(low, high, rel_tol=1e-3, abs_tol=1e-6):
             return np.array([len(self.values)]), np.array([low, high])
         return np.histogram(self.values, bins=_BINS)
 
@@ -86,7 +86,7 @@ class Stats:
             figures = [_number(values[name]) if name in values else "-" for name in _COLUMNS]
             rows.append([quantity.name, str(values["count"]), *figures])
         parts.append(_table(["quantity", "count", *_COLUMNS], rows))
-        parts += [_bars(quantity) for quantity in self.quantities if len(quantity.values)]
+        parts += [_bars(quantity) for quantity in self.quantities if len(np.unique(quantity.values.round(3))) > 1]
         if self.subjects:
             parts.append(f"subjects: {len(self.subjects):,}\n" + _counts(self.subjects, "samples"))
         for name, counts in self.labels.items():

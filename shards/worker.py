@@ -4,13 +4,14 @@ A source goes in as a whole or not at all: if any part of it does not decode, wh
 either. Tracks that are too short or too patchy are left out one by one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shards.encode import check_video, encode_video
+from shards.pool import AbortError
 from shards.sources import Source
 from shards.staging import QuarantineRecord, StagedSample, StagedSource
 from ssl_affect.data.audio import RawAudio, cut_audio, decode_flac, encode_flac, loudness
@@ -18,7 +19,9 @@ from ssl_affect.data.framefolder import list_frames
 from ssl_affect.data.rawvideo import probe, read_audio
 from ssl_affect.data.schema import AudioFacts, SampleFacts
 from ssl_affect.errors import DecodeError, SslAffectError
-from ssl_affect.faces import Detector, FaceClip, RejectedTrack, create_detector, face_clips, read_boxes
+from ssl_affect.faces.boxes import SourceBoxes, read_boxes
+from ssl_affect.faces.clips import FaceClip, RejectedTrack, face_clips
+from ssl_affect.faces.detect import Detector, create_detector
 from ssl_affect.files import sha256_bytes, sha256_file
 from ssl_affect.recipe import Recipe
 
@@ -76,55 +79,62 @@ def start_worker(settings: WorkerSettings) -> Callable[[StageJob], StageResult]:
 
     def stage(job: StageJob) -> StageResult:
         staged = process_source(job.source, settings, detector, boxes)
-        staged.write(job.path)
+        try:
+            staged.write(job.path)
+        except OSError as error:  # the disk is full or gone: no fault of the source
+            raise AbortError(
+                f"{job.path.parent}: cannot write ({error.strerror}); make room and run the same command again"
+            ) from error
         return StageResult(len(staged.samples), sum(sample.seconds for sample in staged.samples))
 
     return stage
 
 
-def process_source(source: Source, settings: WorkerSettings, detector: Detector | None, boxes: Any) -> StagedSource:
+def process_source(
+    source: Source, settings: WorkerSettings, detector: Detector | None, boxes: Mapping[str, SourceBoxes] | None
+) -> StagedSource:
     """Decodes, tracks, crops, encodes and checks one source.
 
     Args:
         source: A source without a known problem.
         settings: Settings of the build.
         detector: Face detector, for ``faces="detect"``.
-        boxes: What :func:`read_boxes` gave, for ``faces="boxes"``.
+        boxes: Boxes by source path, for ``faces="boxes"``.
 
     Returns:
         Its samples; or none, and the record that says why.
     """
     path = settings.root / source.path
-    records: list[QuarantineRecord] = []
-
-    def reject(track: RejectedTrack) -> None:
-        reason = _relative_text(track.reason, path, source.path)
-        start, length = round(track.start_s, 3), round(track.duration_s, 3)
-        records.append(
-            QuarantineRecord(
-                file=source.path, stage="track", reason=reason, track=track.track, start_s=start, duration_s=length
-            )
-        )
-
+    rejected: list[RejectedTrack] = []
     try:
-        samples = _samples(source, path, settings, detector, boxes, reject)
+        if boxes is not None and source.path not in boxes:
+            raise SourceFailedError("faces", f"no boxes for this source in {Path(settings.boxes or '').name}")
+        own = None if boxes is None else boxes[source.path]
+        samples = _samples(source, path, settings.recipe, detector, own, rejected.append)
     except SourceFailedError as failure:
         reason = _relative_text(failure.reason, path, source.path)
         return StagedSource([], [QuarantineRecord(file=source.path, stage=failure.stage, reason=reason)])
-    if not samples and not records:
-        records.append(QuarantineRecord(file=source.path, stage="faces", reason=_nothing_found(settings.recipe)))
-    return StagedSource(samples, records)
+    return StagedSource(samples, [_record(track, path, source.path) for track in rejected])
+
+
+def _record(rejected: RejectedTrack, path: Path, name: str) -> QuarantineRecord:
+    reason = _relative_text(rejected.reason, path, name)
+    if rejected.track < 0:
+        return QuarantineRecord(file=name, stage="faces", reason=reason)
+    start, length = round(rejected.start_s, 3), round(rejected.duration_s, 3)
+    return QuarantineRecord(
+        file=name, stage="track", reason=reason, track=rejected.track, start_s=start, duration_s=length
+    )
 
 
 def _samples(
     source: Source,
     path: Path,
-    settings: WorkerSettings,
+    recipe: Recipe,
     detector: Detector | None,
-    boxes: Any,
+    boxes: SourceBoxes | None,
     on_reject: Callable[[RejectedTrack], None],
 ) -> list[StagedSample]:
-    recipe = settings.recipe
     with _stage("open", OSError):
         probe(path)
         source_sha256 = _hash_source(path)
@@ -198,18 +208,13 @@ def _hash_source(path: Path) -> str:
     return sha256_bytes("\n".join(sha256_file(frame) for frame in list_frames(path)).encode())
 
 
-def _nothing_found(recipe: Recipe) -> str:
-    if recipe.faces == "detect":
-        return f"no face found (detector {recipe.detector}, every {recipe.detect_every} frames)"
-    return f"nothing that lasts {recipe.min_seconds:g} s"
-
-
 @contextmanager
 def _stage(name: str, *errors: type[Exception]) -> Iterator[None]:
     """Says in which stage a source failed; DecodeError always counts, other errors where they are named."""
+    counted: tuple[type[Exception], ...] = (DecodeError, *errors)
     try:
         yield
-    except (DecodeError, *errors) as error:
+    except counted as error:
         raise SourceFailedError(name, str(error)) from error
 
 

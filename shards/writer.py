@@ -10,6 +10,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -131,8 +132,11 @@ class ShardWriter:
         return entry
 
     def abandon(self) -> None:
-        """Throws the unfinished shard away."""
-        self._stream.close()
+        """Throws the unfinished shard away; after an error of the disk as well, which closing may meet again."""
+        with suppress(OSError, ValueError):
+            self._tar.close()
+        with suppress(OSError):
+            self._stream.close()
         self._path.unlink(missing_ok=True)
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from shards.pool import WorkerPool, WorkerStartError
+from shards.pool import AbortError, WorkerPool, WorkerStartError
 
 
 def work(job):
@@ -18,6 +18,8 @@ def work(job):
         return "second time"
     if kind == "raise":
         raise ZeroDivisionError(value)
+    if kind == "abort":
+        raise AbortError(value)
     if kind == "sleep":
         time.sleep(value)
     return value, os.getpid()
@@ -74,3 +76,8 @@ def test_workers_that_cannot_start_are_an_error_and_blame_no_job():
     with WorkerPool(1, setup, ("no detector",), time_limit_s=60) as pool, pytest.raises(WorkerStartError) as caught:
         next(pool.run([("value", 1)], window=1))
     assert "no detector" in str(caught.value)
+
+
+def test_work_can_end_the_whole_run():
+    with pytest.raises(AbortError, match="disk full"):
+        run([("value", 1), ("abort", "disk full"), ("value", 2)])

@@ -55,7 +55,12 @@ def test_walk_ends_in_link_loops_and_refuses_links_that_leave_the_root(tmp_path)
     assert "leaves the root" in found["outdir"].problem
     assert found["self.mp4"].stage == "path"
     followed = by_path(walk_sources(root, follow_links=True))
-    assert {p for p, s in followed.items() if s.problem is None} == {"a.mp4", "inside.mp4", "out.mp4", "outdir/secret.mp4"}
+    assert {p for p, s in followed.items() if s.problem is None} == {
+        "a.mp4",
+        "inside.mp4",
+        "out.mp4",
+        "outdir/secret.mp4",
+    }
 
 
 def test_frame_folder_with_a_picture_linked_from_outside_is_refused(tmp_path):
@@ -90,7 +95,9 @@ def test_names_that_are_no_text_are_refused_and_can_be_printed(tmp_path):
         assert KEY_PATTERN.fullmatch(source.sample_key(12, 3))
 
 
-@given(st.text(min_size=1, max_size=120).filter(lambda name: "\0" not in name), st.integers(0, 9999), st.integers(0, 9999))
+@given(
+    st.text(min_size=1, max_size=120).filter(lambda name: "\0" not in name), st.integers(0, 9999), st.integers(0, 9999)
+)
 def test_keys_are_always_valid(name, track, piece):
     from shards.sources import _made_key
 
@@ -123,7 +130,9 @@ def test_keys_that_meet_get_a_longer_hash(tmp_path, monkeypatch):
 @given(st.lists(st.text(alphabet="a1/2b0", min_size=1, max_size=6), unique=True, max_size=8))
 def test_natural_order_is_total(paths):
     keys = [natural_key(path) for path in paths]
-    assert len({tuple(key) for key in keys}) == len(paths) or any("//" in p or p[0] == "/" or p[-1] == "/" for p in paths)
+    assert len({tuple(key) for key in keys}) == len(paths) or any(
+        "//" in p or p[0] == "/" or p[-1] == "/" for p in paths
+    )
     assert sorted(paths, key=natural_key) == sorted(reversed(paths), key=natural_key)
 
 
