@@ -160,7 +160,7 @@ class LGIFormer(nn.Module):
         regions, local, index = self._encode(video, None, None)
         if self.pool == "":
             return self._raster(self.norm(local.flatten(1, 2)), index)
-        return self.head(self._pooled(regions, local))
+        return self.forward_head(regions, local)
 
     def forward_features(self, video: Tensor, mask: Tensor | None = None) -> Tensor:
         """Local tokens of the last block.
@@ -178,6 +178,17 @@ class LGIFormer(nn.Module):
         """
         _, local, index = self._encode(video, mask, None)
         return self._raster(self.norm(local.flatten(1, 2)), index)
+
+    def forward_head(self, regions: Tensor, local: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Region tokens [B, R, D] and local tokens [B, R, K, D] -> logits, or features [B, D] with ``pre_logits``."""
+        if self.pool == "region":
+            pooled = regions.mean(dim=1)
+        elif self.pool == "local":
+            pooled = local.mean(dim=(1, 2))
+        else:
+            pooled = torch.cat((regions.unsqueeze(2), local), dim=2).mean(dim=(1, 2))
+        features = self.fc_norm(pooled)  # [B, D]
+        return features if pre_logits else self.head(features)
 
     def encode_visible(self, video: Tensor, mask: Tensor, num_visible: int | None = None) -> tuple[Tensor, Tensor]:
         """Encoded visible tokens [B, V, D] in region-major order and the raster index [B, V] of each.
@@ -199,14 +210,6 @@ class LGIFormer(nn.Module):
         for block in self.blocks:
             regions, local = block(regions, local)
         return regions, local, index
-
-    def _pooled(self, regions: Tensor, local: Tensor) -> Tensor:
-        """The features [B, D]."""
-        if self.pool == "region":
-            return self.fc_norm(regions.mean(dim=1))
-        if self.pool == "local":
-            return self.fc_norm(local.mean(dim=(1, 2)))
-        return self.fc_norm(torch.cat((regions.unsqueeze(2), local), dim=2).mean(dim=(1, 2)))
 
     def _raster(self, tokens: Tensor, index: Tensor) -> Tensor:
         """Region-major tokens [B, V, D] in raster order."""
