@@ -278,22 +278,24 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes ``manifest.json`` atomically."""
-        write_json(
-            folder / MANIFEST_NAME,
-            {
-                "schema": self.schema,
-                "ssl_affect_version": self.ssl_affect_version,
-                "recipe": self.recipe.to_dict(),
-                "recipe_hash": self.recipe.hash,
-                "num_samples": self.num_samples,
-                "seconds": round(self.seconds, 3),
-                "num_sources": self.num_sources,
-                "num_quarantined": self.num_quarantined,
-                "plan_sha256": self.plan_sha256,
-                "fingerprint": self.fingerprint,
-                "shards": [asdict(shard) for shard in self.shards],
-            },
-        )
+        write_json(folder / MANIFEST_NAME, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``manifest.json``; ``checksum`` is the SHA-256 of all the rest."""
+        values = {
+            "schema": self.schema,
+            "ssl_affect_version": self.ssl_affect_version,
+            "recipe": self.recipe.to_dict(),
+            "recipe_hash": self.recipe.hash,
+            "num_samples": self.num_samples,
+            "seconds": round(self.seconds, 3),
+            "num_sources": self.num_sources,
+            "num_quarantined": self.num_quarantined,
+            "plan_sha256": self.plan_sha256,
+            "fingerprint": self.fingerprint,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        return {**values, "checksum": _checksum(values)}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -323,9 +325,15 @@ class Manifest:
             raise ShardError(f"{path}: damaged ({error}); run the build again") from error
         if manifest.schema != SCHEMA_VERSION:
             raise ShardError(f"{path}: schema {manifest.schema}, this version of ssl-affect reads {SCHEMA_VERSION}")
-        if values["fingerprint"] != manifest.fingerprint:
+        if values.get("fingerprint") != manifest.fingerprint:
             raise ShardError(f"{path}: the fingerprint does not fit the shards it lists; the file was changed by hand")
+        if values.pop("checksum", None) != _checksum(values):
+            raise ShardError(f"{path}: the checksum does not fit the content; the file is damaged or was changed by hand")
         return manifest
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return sha256_bytes(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _read_file(path: Path, what: str) -> bytes:
