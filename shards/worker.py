@@ -161,8 +161,7 @@ def _encode(clip: FaceClip, source: Source, source_sha256: str, recipe: Recipe, 
     if audio is not None:
         sound = cut_audio(audio, clip.start_s, clip.duration_s)
         members["flac"] = encode_flac(sound, recipe.sample_rate)
-        decode_flac(members["flac"], 0, len(sound))
-        peak, rms_db = loudness(sound)
+        peak, rms_db = loudness(decode_flac(members["flac"], 0, len(sound)))  # of what is stored: clipped to full scale
         audio_facts = AudioFacts(
             sample_rate=recipe.sample_rate,
             num_samples=len(sound),
