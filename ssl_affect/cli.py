@@ -14,6 +14,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("pretrain.cli:main", "pretrain a model on shards"),
     "models": ("ssl_affect.models_cli:main", "list models, their sizes and their FLOPs"),
     "export": ("ssl_affect.export:main", "turn a training checkpoint into safetensors and a config"),
+    "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
+    "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
     "demo": ("ssl_affect.demo:main", "the whole road on synthetic faces or on your own videos"),
     "doctor": ("ssl_affect.doctor:main", "what is installed, what loads, and what to do about what does not"),
 }

@@ -150,7 +150,7 @@ def make_predictions(
             raise PredictionsError(f"{what}: {len(id_array)} ids and {len(column)} rows of {name}; give one row per id")
     if (id_array == "").any():
         raise PredictionsError(f"{what}: {(id_array == '').sum()} rows have an empty id; every sample needs a name")
-    labelled = mask if expression else mask.any(axis=1)
+    labelled = np.asarray(mask if expression else mask.any(axis=1))
     if not labelled.any():
         raise PredictionsError(f"{what}: none of the {len(id_array)} rows has a label; nothing can be evaluated")
     _check_folds(columns["fold"], labelled, what)

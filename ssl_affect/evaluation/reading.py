@@ -13,7 +13,6 @@ Columns (``docs/evaluation.md`` has examples):
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +20,8 @@ from ssl_affect.errors import PredictionsError
 from ssl_affect.evaluation.missing import convention_of
 from ssl_affect.evaluation.predictions import Predictions, make_predictions
 from ssl_affect.evaluation.selection import normalise_selection
+from ssl_affect.evaluation.tables import TEXT_COLUMNS, Table, read_table
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-TEXT_COLUMNS = ("id", "fold", "split", "subject", "source", "selection")
 TIME_COLUMNS = ("time", "frame")
 GROUP_COLUMNS = ("sex", "gender", "age", "language", "ethnicity", "race", "skin_tone", "culture", "country")
 _ROW_COLUMNS = ("id", "label", "prediction", *TEXT_COLUMNS, *TIME_COLUMNS)
@@ -64,11 +60,11 @@ def read_predictions(path: Path, task: str, options: ReadOptions | None = None) 
     """
     convention_of(task)
     options = options or ReadOptions()
-    table = _Table(read_table(path), str(path))
+    table = Table(read_table(path), str(path))
     for name in (*options.group_columns, "id"):
         table.require(name)
     rows = table.keep_split(options.split)
-    label_table = rows if options.labels is None else _match_labels(rows, options.labels)
+    label_table = rows if options.labels is None else _match_labels(rows, options.labels, options.split)
     selections = rows.text("selection")
     if selections is None:
         return {"unknown": _build(task, rows, label_table, options)}
@@ -79,118 +75,9 @@ def read_predictions(path: Path, task: str, options: ReadOptions | None = None) 
     }
 
 
-def read_table(path: Path) -> "pa.Table":
-    """Reads .csv, .tsv or .parquet; text columns stay text and empty cells are null.
-
-    Raises:
-        PredictionsError: it does not exist, has another ending, cannot be parsed or has no rows.
-    """
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    path = Path(path)
-    if not path.is_file():
-        raise PredictionsError(f"{path}: no such file; give a .csv, .tsv or .parquet file of predictions")
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        elif path.suffix in (".csv", ".tsv"):
-            table = pyarrow.csv.read_csv(
-                path,
-                parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types={name: pa.string() for name in TEXT_COLUMNS},
-                    null_values=["", "NaN", "nan"],
-                    strings_can_be_null=True,
-                ),
-            )
-        else:
-            raise PredictionsError(f"{path}: files ending in {path.suffix!r} are not read; use .csv, .tsv or .parquet")
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise PredictionsError(f"{path}: cannot be read ({error}); is it a table with one header line?") from error
-    table = table.rename_columns([str(name).strip() for name in table.column_names])
-    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
-    if twice:
-        raise PredictionsError(f"{path}: the columns {', '.join(sorted(twice))} stand there twice; rename one of each")
-    if table.num_rows == 0:
-        raise PredictionsError(f"{path}: a header and no rows; nothing was predicted")
-    return table
-
-
-class _Table:
-    """Columns of a file as NumPy arrays, with its name for messages."""
-
-    def __init__(self, table: "pa.Table", what: str) -> None:
-        self.table, self.what = table, what
-        self.names: list[str] = table.column_names
-
-    def __len__(self) -> int:
-        return self.table.num_rows
-
-    def take(self, mask: np.ndarray) -> "_Table":
-        return _Table(self.table.filter(_arrow(mask)), self.what)
-
-    def require(self, name: str) -> None:
-        if name not in self.names:
-            raise PredictionsError(f"{self.what}: no column {name!r}; it has {', '.join(self.names)}")
-
-    def text(self, name: str) -> np.ndarray | None:
-        """A column as text, "" where empty; None without such a column or with nothing in it."""
-        import pyarrow as pa
-
-        if name not in self.names or self.table[name].null_count == len(self):
-            return None
-        column = self.table[name]
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_floating(column.type):
-            values = column.to_numpy(zero_copy_only=False)
-            return np.array(["" if np.isnan(v) else f"{v:g}" for v in values.tolist()])
-        return np.asarray(column.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False), dtype=str)
-
-    def numbers(self, name: str) -> np.ndarray:
-        """A column as float64, NaN where empty."""
-        import pyarrow as pa
-
-        column = self.table[name]
-        if pa.types.is_boolean(column.type):
-            column = column.cast(pa.int8())
-        try:
-            return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
-        except pa.ArrowException as error:
-            raise PredictionsError(f"{self.what}: the column {name!r} must hold numbers ({error})") from error
-
-    def is_number(self, name: str) -> bool:
-        import pyarrow as pa
-
-        kind = self.table[name].type
-        return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-
-    def keep_split(self, split: str) -> "_Table":
-        splits = self.text("split")
-        if splits is None:
-            return self
-        chosen = splits == split
-        if not chosen.any():
-            there = ", ".join(sorted(set(splits.tolist())))
-            raise PredictionsError(
-                f"{self.what}: no row of the split {split!r}, there are {there}; choose one of these"
-            )
-        return self.take(chosen)
-
-
-def _arrow(mask: np.ndarray) -> "pa.Array":
-    import pyarrow as pa
-
-    return pa.array(mask)
-
-
-def _match_labels(rows: _Table, path: Path) -> _Table:
+def _match_labels(rows: Table, path: Path, split: str) -> Table:
     """Rows of the labels file in the order of the predictions."""
-    import pyarrow as pa
-
-    labels = _Table(read_table(path), str(path))
+    labels = Table(read_table(path), str(path)).keep_split(split)
     labels.require("id")
     ours, theirs = rows.text("id"), labels.text("id")
     if ours is None or theirs is None:
@@ -210,10 +97,10 @@ def _match_labels(rows: _Table, path: Path) -> _Table:
             f"{rows.what}: {len(unknown)} predicted ids have no label in {path} ({', '.join(unknown[:3]) or 'none'}) and"
             f" {len(left)} labelled ids have no prediction ({', '.join(left[:3]) or 'none'}); the ids must match one to one"
         )
-    return _Table(labels.table.take(pa.array([at[key] for key in ours_keys])), str(path))
+    return Table(labels.table.take([at[key] for key in ours_keys]), str(path))
 
 
-def _build(task: str, rows: _Table, labels: _Table, options: ReadOptions) -> Predictions:
+def _build(task: str, rows: Table, labels: Table, options: ReadOptions) -> Predictions:
     groups = {name: _group(rows, name) for name in (*GROUP_COLUMNS, *options.group_columns) if name in rows.names}
     ids = rows.text("id")
     if ids is None:
@@ -241,7 +128,7 @@ def _build(task: str, rows: _Table, labels: _Table, options: ReadOptions) -> Pre
 
 
 def _expression(
-    rows: _Table, labels: _Table, options: ReadOptions, groups: frozenset[str]
+    rows: Table, labels: Table, options: ReadOptions, groups: frozenset[str]
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Class names, label indices, predicted indices or None, class probabilities or None."""
     labels.require("label")
@@ -269,7 +156,7 @@ def _expression(
 
 
 def _class_columns(
-    rows: _Table, names: Sequence[str] | None, groups: frozenset[str], has_prediction: bool
+    rows: Table, names: Sequence[str] | None, groups: frozenset[str], has_prediction: bool
 ) -> tuple[tuple[str, ...] | None, list[str]]:
     """Class names, None if the columns do not tell them, and the columns that hold their probabilities."""
     if names is not None:
@@ -333,7 +220,7 @@ def class_indices(values: np.ndarray, names: Sequence[str], what: str) -> np.nda
 
 
 def _outputs(
-    task: str, rows: _Table, labels: _Table, options: ReadOptions
+    task: str, rows: Table, labels: Table, options: ReadOptions
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Names, labels [n, K] and predicted values [n, K]."""
     names = tuple(options.names) if options.names is not None else _output_names(rows, labels)
@@ -350,7 +237,7 @@ def _outputs(
     return names, label, predicted
 
 
-def _output_names(rows: _Table, labels: _Table) -> tuple[str, ...]:
+def _output_names(rows: Table, labels: Table) -> tuple[str, ...]:
     names = tuple(name.removeprefix("label_") for name in labels.names if name.startswith("label_"))
     if not names and labels.what != rows.what:
         predicted = {name.removeprefix("prediction_").removeprefix("prob_") for name in rows.names}
@@ -365,7 +252,7 @@ def _output_names(rows: _Table, labels: _Table) -> tuple[str, ...]:
     return names
 
 
-def _first(table: _Table, candidates: Sequence[str]) -> str:
+def _first(table: Table, candidates: Sequence[str]) -> str:
     for name in candidates:
         if name in table.names:
             return name
@@ -374,7 +261,7 @@ def _first(table: _Table, candidates: Sequence[str]) -> str:
     )
 
 
-def _group(rows: _Table, name: str) -> np.ndarray | None:
+def _group(rows: Table, name: str) -> np.ndarray | None:
     """A group column as text; numbers with many values are cut into thirds."""
     text = rows.text(name)
     if text is None or not rows.is_number(name):

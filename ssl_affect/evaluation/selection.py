@@ -1,8 +1,8 @@
 """How the evaluated checkpoint was chosen, and what its figures may therefore be called.
 
 A figure of a checkpoint that was chosen by looking at the test set is not an estimate of anything one can expect: it is the
-maximum of many tries. Many published figures of this field are of that kind, or it is not said. So every figure here carries
-one of four rules, and the engine prints two numbers for each result: the honest one and the paper's protocol.
+maximum of many tries. Many published figures of this field are of that kind, or it is not said. So every figure here
+carries one of four rules, and the engine prints two numbers for each result: the honest one and the paper's protocol.
 """
 
 import re

@@ -1,0 +1,154 @@
+"""``ssl-affect evaluate`` and ``ssl-affect audit``."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ssl_affect.errors import PredictionsError
+from ssl_affect.evaluation.audit import audit_file
+from ssl_affect.evaluation.audit_report import audit_summary, write_audit
+from ssl_affect.evaluation.cases import read_embeddings
+from ssl_affect.evaluation.engine import AGGREGATIONS, evaluate
+from ssl_affect.evaluation.groups import RELEVANT_GAP
+from ssl_affect.evaluation.intervals import Bootstrap
+from ssl_affect.evaluation.missing import TASKS
+from ssl_affect.evaluation.published import PublishedFigure, comparable, published_figures
+from ssl_affect.evaluation.reading import ReadOptions, read_predictions
+from ssl_affect.evaluation.report import console_summary, write_report
+from ssl_affect.evaluation.selection import RULES
+from ssl_affect.evaluation.tables import has_column
+from ssl_affect.files import sha256_file
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ssl-affect evaluate``: figures, intervals and a report of a file of predictions."""
+    parser = argparse.ArgumentParser(
+        prog="ssl-affect evaluate",
+        description="Evaluate predictions: figures pooled and by fold, bootstrap intervals, baselines, published figures.",
+    )
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help=".csv, .tsv or .parquet")
+    parser.add_argument("--task", required=True, choices=TASKS)
+    parser.add_argument("--against", type=Path, help="another model's predictions of the same samples: paired test")
+    parser.add_argument("--embeddings", type=Path, help="embeddings of the samples (.csv, .parquet, .npz), for a map")
+    parser.add_argument("--primary", help="figure the result is named by, for instance war")
+    parser.add_argument("--aggregation", choices=AGGREGATIONS, help="which of the two is primary; both are printed")
+    _add_shared(parser)
+    arguments = parser.parse_args(argv)
+    return _evaluate(arguments, arguments.predictions)
+
+
+def audit(argv: Sequence[str] | None = None) -> int:
+    """``ssl-affect audit``: recomputes and relabels somebody else's results."""
+    parser = argparse.ArgumentParser(
+        prog="ssl-affect audit",
+        description="Recompute third-party results from predictions, or from confusion matrices in a log, JSON or CSV.",
+    )
+    parser.add_argument("source", type=Path, metavar="LOG_OR_CSV")
+    parser.add_argument("--task", choices=TASKS, default="expression", help="of predictions; matrices are expression")
+    parser.add_argument(
+        "--claim", action="append", default=[], metavar="NAME=VALUE", help="a claimed figure: UAR=62.59"
+    )
+    parser.set_defaults(against=None, embeddings=None, primary=None, aggregation=None)
+    _add_shared(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.source.suffix in (".csv", ".tsv", ".parquet") and has_column(arguments.source, "id"):
+        return _evaluate(arguments, arguments.source)
+    result = audit_file(
+        arguments.source, names=_names(arguments), claims=_claims(arguments.claim), bootstrap=_bootstrap(arguments)
+    )
+    print(audit_summary(result, _published(arguments)))
+    if arguments.out is not None:
+        for path in write_audit(result, arguments.out, _published(arguments)):
+            print(f"written: {path}")
+    return 1 if any(claim.verdict != "agrees" for matrix in result.matrices for claim in matrix.claims) else 0
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", help="name of the data set: class order and published figures come from its protocol"
+    )
+    parser.add_argument("--classes", help="classes in index order, or outputs, separated by commas")
+    parser.add_argument("--labels", type=Path, help="a second file with id and labels")
+    parser.add_argument("--logits", action="store_true", help="class or output columns are logits, not probabilities")
+    parser.add_argument("--split", default="test", help="rows to evaluate when there is a split column (default: test)")
+    parser.add_argument(
+        "--group", action="append", default=[], metavar="COLUMN", help="tell figures apart by this column"
+    )
+    parser.add_argument("--relevant-gap", type=float, default=RELEVANT_GAP, help="gap between groups worth finding")
+    parser.add_argument("--selection", choices=tuple(RULES), help="how the checkpoint was chosen")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    parser.add_argument("--confidence", type=float, default=0.95)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for report.json and report.html")
+
+
+def _evaluate(arguments: argparse.Namespace, path: Path) -> int:
+    options = ReadOptions(
+        names=_names(arguments),
+        labels=arguments.labels,
+        logits=arguments.logits,
+        split=arguments.split,
+        group_columns=arguments.group,
+    )
+    runs = read_predictions(path, arguments.task, options)
+    if arguments.selection is not None:
+        if "unknown" not in runs:
+            raise PredictionsError(f"{path}: has a column 'selection', so --selection {arguments.selection} is refused")
+        runs[arguments.selection] = runs.pop("unknown")
+    against = None
+    if arguments.against is not None:
+        # The same names in the same order, or a class that one model never predicts would shift the indices.
+        names = next(iter(runs.values())).names
+        others = read_predictions(arguments.against, arguments.task, replace(options, names=names))
+        against = others.get("validation") or others.get("last") or next(iter(others.values()))
+    result = evaluate(
+        runs,
+        against=against,
+        against_name=str(arguments.against),
+        dataset=arguments.dataset,
+        published=_records(arguments),
+        primary=arguments.primary,
+        aggregation=arguments.aggregation,
+        bootstrap=_bootstrap(arguments),
+        relevant_gap=arguments.relevant_gap,
+    )
+    print(console_summary(result))
+    if arguments.out is not None:
+        main_run = runs[result.main.selection]
+        embeddings = None if arguments.embeddings is None else read_embeddings(arguments.embeddings, main_run)
+        facts = {path.name: f"sha256 {sha256_file(path)}"}
+        written = write_report(result, arguments.out, predictions=main_run, embeddings=embeddings, facts=facts)
+        for name in written:
+            print(f"written: {name}")
+    return 0
+
+
+def _names(arguments: argparse.Namespace) -> list[str] | None:
+    if arguments.classes is not None:
+        return [name.strip() for name in arguments.classes.split(",")]
+    return None
+
+
+def _records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    return []
+
+
+def _published(arguments: argparse.Namespace) -> list[PublishedFigure]:
+    return comparable(published_figures(_records(arguments)), [])
+
+
+def _bootstrap(arguments: argparse.Namespace) -> Bootstrap:
+    return Bootstrap(resamples=arguments.resamples, confidence=arguments.confidence, seed=arguments.seed)
+
+
+def _claims(pairs: Sequence[str]) -> dict[str, float]:
+    claims = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            claims[name] = float(value.removesuffix("%"))
+        except ValueError:
+            raise PredictionsError(f"--claim {pair!r}: write a name and a number, for instance UAR=62.59") from None
+    return claims
