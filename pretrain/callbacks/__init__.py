@@ -1,0 +1,1 @@
+"""Callbacks of a pretraining run, one subject per file."""

@@ -1,0 +1,186 @@
+"""The clips of a run: training stream, held-out clips, and the fixed clips of the pictures."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from pretrain.callbacks.signals import shield_worker
+from ssl_affect.data.clips import ClipBatch, ClipDataset, collate
+from ssl_affect.data.reader import ClipStream, evaluation_loader
+from ssl_affect.data.shardset import ShardSet
+from ssl_affect.errors import ConfigError, ShardError
+from ssl_affect.recipe import check_recipes
+from ssl_affect.types import ClipSpec
+
+BAD_CLIPS_NAME = "bad_clips.jsonl"
+
+
+class ClipDataModule(pl.LightningDataModule):
+    """Clips from shards.
+
+    Args:
+        shards: Folder that ``ssl-affect shards build`` wrote.
+        clip: Frames, stride and size of a clip.
+        batch_size: Clips per device and batch.
+        seed: Run seed: the order, the clip starts and the crops follow from it. Linked to ``seed_everything``.
+        val_shards: Folder of held-out shards, made with the same recipe; None trains without validation.
+        num_workers: Processes per device that decode; None takes the machine's cores, shared by its devices, at most 8.
+        decoder: ``auto`` or one of the decoders that ``ssl-affect doctor`` lists.
+        multi_scale: Multi-scale crop, the one augmentation of the published recipe; false takes whole frames.
+        max_bad_fraction: Share of samples that may turn out to be undecodable before the run stops.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: Path,
+        clip: ClipSpec,
+        batch_size: int,
+        seed: int,
+        val_shards: Path | None = None,
+        num_workers: int | None = None,
+        decoder: str = "auto",
+        multi_scale: bool = True,
+        max_bad_fraction: float = 0.001,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (num_workers or 0) < 0:
+            raise ConfigError(
+                f"data: batch_size={batch_size} must be at least 1 and num_workers={num_workers} at least 0"
+            )
+        self.clip = clip
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.decoder = decoder
+        self.multi_scale = multi_scale
+        self.max_bad_fraction = max_bad_fraction
+        self.shards = ShardSet(shards)
+        self.val_shards = None if val_shards is None else ShardSet(val_shards)
+        if self.val_shards is not None:
+            check_held_out(self.shards, self.val_shards)
+        self.seconds_waited = 0.0
+        self.restart = False
+        self.stream: ClipStream | None = None
+        self._fixed: ClipBatch | None = None
+        self._held_out: Any = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the training shards; one epoch takes one clip of each."""
+        return len(self.shards)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are held-out shards."""
+        return self.val_shards is not None
+
+    def setup(self, stage: str) -> None:
+        """Opens the stream for this rank."""
+        trainer: Any = self.trainer
+        self.stream = ClipStream(
+            self.shards,
+            self.clip,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            world_size=trainer.world_size,
+            rank=trainer.global_rank,
+            num_workers=self._workers(),
+            pin_memory=torch.cuda.is_available(),
+            decoder=self.decoder,
+            multi_scale=self.multi_scale,
+            quarantine=Path(trainer.default_root_dir) / BAD_CLIPS_NAME,
+            max_bad_fraction=self.max_bad_fraction,
+            worker_init=shield_worker,
+        )
+
+    def train_dataloader(self) -> "TimedBatches":
+        """Batches of this rank without end."""
+        return TimedBatches(self)
+
+    def held_out_batches(self) -> Iterator[ClipBatch]:
+        """This rank's part of the held-out clips, each once; batches without any decodable clip are left out."""
+        if self.val_shards is None:
+            return
+        if self._held_out is None:
+            trainer: Any = self.trainer
+            self._held_out = evaluation_loader(
+                self.val_shards,
+                self.clip,
+                batch_size=self.batch_size,
+                world_size=trainer.world_size,
+                rank=trainer.global_rank,
+                num_workers=self._workers(),
+                decoder=self.decoder,
+                worker_init=shield_worker,
+            )
+        yield from (batch for batch in self._held_out if not batch.is_blank)
+
+    def fixed_clips(self, count: int) -> ClipBatch:
+        """The same ``count`` clips whenever asked: spread evenly over the held-out shards, or else the training shards."""
+        if self._fixed is None or self._fixed.num_given != min(count, len(self.val_shards or self.shards)):
+            dataset = ClipDataset(self.val_shards or self.shards, self.clip, plan=None, decoder=self.decoder)
+            size = len(dataset.shards)
+            chosen = np.linspace(0, size - 1, min(count, size)).round().astype(int)
+            side = dataset.shards.recipe.size
+            self._fixed = collate([dataset[int(i)] for i in chosen], shape=(self.clip.num_frames, side, side, 3))
+        return self._fixed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the data; equal on all ranks."""
+        return self.open_stream.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on at a position, or from the start of other data when ``restart`` was set."""
+        if not self.restart:
+            self.open_stream.load_state_dict(state_dict)
+
+    @property
+    def open_stream(self) -> ClipStream:
+        """The stream, once :meth:`setup` has run."""
+        if self.stream is None:
+            raise RuntimeError("ClipDataModule: the stream opens in setup(), which the trainer calls")
+        return self.stream
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        devices = getattr(self.trainer, "num_devices", 1)
+        return min(8, max(1, cores // devices))
+
+
+class TimedBatches:
+    """The batches of a stream, with the time that was spent waiting for them added up in the data module."""
+
+    def __init__(self, data: ClipDataModule) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        batches = iter(self.data.open_stream)
+        while True:
+            since = time.perf_counter()
+            batch = next(batches)
+            self.data.seconds_waited += time.perf_counter() - since
+            yield batch
+
+
+def check_held_out(train: ShardSet, held_out: ShardSet) -> None:
+    """Refuses held-out shards that are the training shards or look different from them.
+
+    Raises:
+        ShardError: both are the same data.
+        RecipeMismatchError: they were made with different recipes.
+    """
+    if train.fingerprint == held_out.fingerprint:
+        raise ShardError(
+            f"data.val_shards={held_out.folder} holds the same data as data.shards={train.folder}; a loss on training"
+            " clips says nothing about held-out ones, give shards of other subjects or leave val_shards out"
+        )
+    check_recipes(held_out.recipe, train.recipe)

@@ -1,0 +1,136 @@
+"""Runs a parsed config from its first line to its report."""
+
+import logging
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from pytorch_lightning.utilities import rank_zero_only
+
+from pretrain.config import PretrainCLI
+from pretrain.facts import hardware, software
+from pretrain.report import write_report
+from pretrain.run import RunFolder, check_fits
+from pretrain.schedule import Steps
+from pretrain.trainer import make_loggers
+from ssl_affect.optim import scale_lr
+
+logger = logging.getLogger(__name__)
+
+LOG_NAME = "log.txt"
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+
+def fit(cli: PretrainCLI) -> int:
+    """Runs, or goes on with a run.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C. SIGTERM and SIGUSR1 are a scheduler's wish and no error.
+
+    Raises:
+        SslAffectError: anything that the user can mend.
+    """
+    trainer, module, data, config = cli.trainer, cli.model, cli.datamodule, cli.merged_config
+    folder = RunFolder(cli.run_folder)
+    global_batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    steps = module.schedule.in_steps(num_samples=data.num_samples, global_batch=global_batch)
+    stop = steps.stop if trainer.max_steps < 0 else min(steps.stop, trainer.max_steps)
+    trainer.fit_loop.epoch_loop.max_steps = stop
+
+    folder.check_config(config)
+    checkpoint, done = folder.checkpoint_to_resume(cli.config["resume"]), 0
+    if checkpoint is not None:
+        done = check_fits(
+            checkpoint,
+            description=module.description(),
+            data=data,
+            global_batch=global_batch,
+            allow_recipe_mismatch=cli.config["allow_recipe_mismatch"],
+        )
+        if done >= stop:
+            logger.info("%s is finished: %s is at step %d of %d", folder.path, checkpoint.name, done, stop)
+            return 0
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if first:
+        folder.begin(yaml.safe_dump(config, sort_keys=False))
+        _start_log(folder.path / LOG_NAME)
+        _first_lines(cli, folder, steps, global_batch)
+        if checkpoint is not None:
+            logger.info("going on after step %d, from %s", done, checkpoint)
+    else:
+        logging.getLogger().setLevel(logging.ERROR)
+    trainer.loggers = make_loggers(cli.config_init["logging"], folder.path, resumed_after=done)
+
+    since, state, problem = time.time(), "failed", None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        state = "stopped" if cli.signals.stopped else "finished"
+    except BaseException as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if first:
+            seconds = folder.read_facts().get("seconds", 0.0) + time.time() - since
+            folder.update_facts(state=state, step=trainer.global_step, seconds=seconds, error=problem)
+            report = write_report(folder.path)
+            logger.info("%s at step %d of %d; see %s", state, trainer.global_step, stop, report)
+    return INTERRUPTED if cli.signals.interrupted else 0
+
+
+def _first_lines(cli: PretrainCLI, folder: RunFolder, steps: Steps, global_batch: int) -> None:
+    """Says and writes down what is about to run."""
+    module, data = cli.model, cli.datamodule
+    versions = software()
+    peak, floor = (scale_lr(lr, global_batch) for lr in (module.optim.base_lr, module.optim.min_lr))
+    parameters = sum(p.numel() for p in module.parameters())
+    manifest = data.shards.manifest
+    configs = [str(path) for path in cli.config["config"] or []]
+    held_out = f"; held out {len(data.val_shards)} samples" if data.val_shards is not None else ""
+    source = f", git {versions['git commit']}" if "git commit" in versions else ""
+    for line in (
+        f"ssl-affect {versions['ssl-affect']}{source}, run {folder.path}, config {' + '.join(configs) or 'command line'}",
+        f"model {module.description()['model']}, {parameters:,} parameters, precision {cli.trainer.precision}",
+        f"data {data.shards.folder}: {len(manifest.shards)} shards, {data.num_samples} samples,"
+        f" {manifest.seconds / 3600:.2f} h, recipe {data.shards.recipe.hash}, fingerprint {data.shards.fingerprint}"
+        f"{held_out}",
+        f"global batch {global_batch} = {data.batch_size} x {cli.trainer.world_size} devices x"
+        f" {cli.trainer.accumulate_grad_batches} accumulated; {steps.total} steps ({steps.warmup} warm-up), the run ends"
+        f" after {cli.trainer.max_steps}; seed {module.seed}",
+        f"learning rate {peak:.4g} (base {module.optim.base_lr:g} x {global_batch} / 256), floor {floor:.4g}",
+    ):
+        logger.info(line)
+    starts = folder.read_facts().get("starts", [])
+    folder.update_facts(
+        state="running",
+        error=None,
+        starts=[*starts, time.strftime("%Y-%m-%d %H:%M:%S")],
+        command=shlex.join(sys.argv),
+        configs=configs,
+        software=versions,
+        hardware=hardware(),
+        model=module.description(),
+        parameters=parameters,
+        precision=str(cli.trainer.precision),
+        devices=cli.trainer.world_size,
+        global_batch=global_batch,
+        learning_rate=peak,
+        steps={"total": steps.total, "warmup": steps.warmup, "stop": cli.trainer.max_steps},
+        data={
+            "shards": str(data.shards.folder),
+            "num_shards": len(manifest.shards),
+            "num_samples": data.num_samples,
+            "hours": manifest.seconds / 3600,
+            "fingerprint": data.shards.fingerprint,
+            "held_out": None if data.val_shards is None else str(data.val_shards.folder),
+            "recipe": data.shards.recipe.to_dict(),
+        },
+    )
+
+
+def _start_log(path: Path) -> None:
+    """Copies what the console shows to a file, with the time of every line."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
