@@ -48,19 +48,36 @@ def _reason(error: BaseException) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".").lower()
 
 
-def make_strict(stream: VideoStream | AudioStream) -> None:
-    """Makes the decoder of a stream stop at errors, on one thread."""
+def make_strict(stream: VideoStream | AudioStream, path: Path) -> None:
+    """Makes the decoder of a stream stop at errors, on one thread.
+
+    Raises:
+        DecodeError: FFmpeg knows no decoder for it.
+    """
+    if stream.codec_context is None:
+        raise DecodeError(
+            f"{path}: no decoder for the {stream.type} stream; the header is damaged or the codec is rare"
+        )
     stream.codec_context.options = {"err_detect": _STRICT}
     stream.codec_context.thread_count = 1  # builds run one process per core
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first video stream that is not a still picture on the cover of a sound file."""
+    """The first video stream that is not a still picture on the cover of a sound file, ready to decode.
+
+    Raises:
+        DecodeError: there is none, or the file ends before the last frame that its index lists.
+    """
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise DecodeError(f"{path}: no video stream (the file holds {kinds}); give a file with a picture")
-    make_strict(streams[0])
+    make_strict(streams[0], path)
+    needed = max((entry.pos + entry.size for entry in streams[0].index_entries), default=0)
+    if needed > path.stat().st_size:
+        raise DecodeError(
+            f"{path}: {path.stat().st_size} bytes, its index lists frames up to {needed}; the file is cut short"
+        )
     return streams[0]
 
 

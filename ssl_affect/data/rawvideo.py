@@ -36,7 +36,7 @@ from ssl_affect.errors import ConfigError, DecodeError
 VIDEO_SUFFIXES = tuple(".mp4 .m4v .mov .avi .mkv .webm .flv .mpg .mpeg .ts .3gp .wmv .ogv".split())
 MAX_BAD_TIMES = 0.1  # share of frames whose time stamps may run backwards; those frames are left out
 MAX_HOLD_S = 0.5  # a frame stands for grid points at most this far away; beyond that there is no picture
-MAX_MISSING_S = 0.5  # a file may end this much before its header says (plus 1 %) and still count as whole
+MAX_MISSING_S = 0.2  # a file may end this much before its header says (plus 1 %) and still count as whole
 AUDIO_JITTER_S = 0.02  # packets whose time stamps differ less than this from the running clock are taken as adjacent
 MAX_SOUND_BEYOND_S = 60.0  # sound may end this much after the container says; more is a damaged time stamp
 MAX_SOUND_BACK_S = 1.0  # sound may overlap what came before by this much; more is a clock that was set back
@@ -176,7 +176,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> RawAud
         stream = next(iter(container.streams.audio), None)
         if stream is None:
             return None
-        make_strict(stream)
+        make_strict(stream, path)
         rate = stream.rate
         limit_s = (container.duration or 0) / av.time_base + MAX_SOUND_BEYOND_S
         chunks = _mono_chunks(container, stream, path, limit_s)
@@ -195,14 +195,15 @@ def _timed_frames(
     container: InputContainer, stream: VideoStream, path: Path, rate: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Every frame with a strictly increasing time; checks at the end that nothing is missing."""
-    last, num_frames, num_bad, num_packets, end = -math.inf, 0, 0, 0, -math.inf
+    last, num_frames, num_bad, end = -math.inf, 0, 0, -math.inf
     size: tuple[int, int] | None = None
     for packet in container.demux():
         if packet.pts is not None and packet.time_base is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream.index != stream.index:
             continue
-        num_packets += packet.size > 0
+        if packet.is_corrupt:
+            raise DecodeError(f"{path}: the data of frame {num_frames} is damaged or cut short")
         for frame in packet.decode():
             if not isinstance(frame, av.VideoFrame):
                 continue
@@ -228,17 +229,18 @@ def _timed_frames(
             f"{path}: the time stamps of {num_bad} of {num_frames} frames do not increase; at most"
             f" {MAX_BAD_TIMES:.0%} are taken; re-encode the file"
         )
-    _check_whole(container, stream, path, num_packets, end)
+    _check_whole(container, path, end)
 
 
-def _check_whole(container: InputContainer, stream: VideoStream, path: Path, num_packets: int, end: float) -> None:
-    """Compares what was read with what the header promised."""
-    if stream.frames and "mov" in container.format.name and num_packets < stream.frames:
-        raise DecodeError(f"{path}: {num_packets} of {stream.frames} frames are there; the file is cut short")
+def _check_whole(container: InputContainer, path: Path, end_s: float) -> None:
+    """Compares the time up to which there was data, in any stream, with what the header promised.
+
+    Frames are not counted, because a file that was trimmed without re-encoding rightly hides some of them.
+    """
     if container.duration and container.format.name.split(",")[0] in _HEADED:
         promised = ((container.start_time or 0) + container.duration) / av.time_base
-        if end < promised - MAX_MISSING_S - 0.01 * container.duration / av.time_base:
-            raise DecodeError(f"{path}: ends at {end:.2f} s, the header says {promised:.2f} s; the file is cut short")
+        if end_s < promised - MAX_MISSING_S - 0.01 * container.duration / av.time_base:
+            raise DecodeError(f"{path}: ends at {end_s:.2f} s, the header says {promised:.2f} s; the file is cut short")
 
 
 _Frame = TypeVar("_Frame")
