@@ -8,6 +8,7 @@ several processes or threads needs no locks. Samples are numbered through all sh
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ssl_affect.errors import ShardError
 from ssl_affect.files import sha256_file
 from ssl_affect.recipe import Recipe
 
+_ABSENT = (-1, -1)  # offset and size of a member that a sample does not have
 _OPEN_SHARDS = 32  # more than two windows of the default plan
 
 
@@ -52,7 +54,10 @@ class ShardSet:
         # extension -> int64 [N, 2]: offset and size in bytes inside the shard; size -1 where a sample has no such member
         self._members: dict[str, np.ndarray] = {}
         for extension in sorted({extension for table in tables for extension in table.members}):
-            parts = [table.members.get(extension, _absent(len(table.num_frames))) for table in tables]
+            parts = [
+                table.members.get(extension, np.tile(np.array(_ABSENT, dtype=np.int64), (len(table.num_frames), 1)))
+                for table in tables
+            ]
             self._members[extension] = np.concatenate(parts)
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(_OpenShard)
 
@@ -204,13 +209,10 @@ class _Table:
         self.key_sizes = np.array([len(key) for key in keys], dtype=np.int64)
         self.num_frames = np.array([entry.num_frames for entry in index.samples], dtype=np.int32)
         self.members: dict[str, np.ndarray] = {}
-        for row, entry in enumerate(index.samples):
-            for extension, place in entry.members.items():
-                self.members.setdefault(extension, _absent(len(keys)))[row] = place
-
-
-def _absent(count: int) -> np.ndarray:
-    return np.full((count, 2), -1, dtype=np.int64)
+        for extension in sorted(set().union(*(entry.members for entry in index.samples))):
+            places = (entry.members.get(extension, _ABSENT) for entry in index.samples)
+            numbers = np.fromiter(chain.from_iterable(places), dtype=np.int64, count=2 * len(keys))
+            self.members[extension] = numbers.reshape(-1, 2)
 
 
 def _read_index(folder: Path, shard: ShardEntry, *, whole: bool) -> _Table:

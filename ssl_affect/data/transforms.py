@@ -103,6 +103,9 @@ def _resize_each(video: Tensor, crop: Tensor, size: int) -> Tensor:
     out = torch.empty(len(video), 3, video.shape[1], size, size, device=video.device)
     for row, (clip, (top, left, height, width)) in enumerate(zip(video, crop.tolist(), strict=True)):
         frames = rearrange(clip[:, top : top + height, left : left + width], "t h w c -> t c h w")
+        if max(height, width) > size:
+            # torch shrinks bytes with weights of 8 bits and is then up to two grey levels off; floats take longer.
+            frames = frames.to(torch.float32, memory_format=torch.contiguous_format)
         if (height, width) != (size, size):
             frames = torch.nn.functional.interpolate(frames, size=(size, size), mode="bilinear", antialias=True)
         out[row] = rearrange(frames, "t c h w -> c t h w")
