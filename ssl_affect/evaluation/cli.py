@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ssl_affect.errors import PredictionsError
 from ssl_affect.evaluation.audit import audit_file
@@ -14,9 +13,10 @@ from ssl_affect.evaluation.engine import AGGREGATIONS, evaluate
 from ssl_affect.evaluation.groups import RELEVANT_GAP
 from ssl_affect.evaluation.intervals import Bootstrap
 from ssl_affect.evaluation.missing import TASKS
-from ssl_affect.evaluation.published import PublishedFigure, comparable, published_figures
+from ssl_affect.evaluation.published import comparable, dataset_facts, task_names
 from ssl_affect.evaluation.reading import ReadOptions, read_predictions
 from ssl_affect.evaluation.report import console_summary, write_report
+from ssl_affect.evaluation.results import PublishedFigure
 from ssl_affect.evaluation.selection import RULES
 from ssl_affect.evaluation.tables import has_column
 from ssl_affect.files import sha256_file
@@ -50,6 +50,7 @@ def audit(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--claim", action="append", default=[], metavar="NAME=VALUE", help="a claimed figure: UAR=62.59"
     )
+    parser.add_argument("--fold", help="the one fold a matrix is about, for the published figures beside it")
     parser.set_defaults(against=None, embeddings=None, primary=None, aggregation=None)
     _add_shared(parser)
     arguments = parser.parse_args(argv)
@@ -108,7 +109,6 @@ def _evaluate(arguments: argparse.Namespace, path: Path) -> int:
         against=against,
         against_name=str(arguments.against),
         dataset=arguments.dataset,
-        published=_records(arguments),
         primary=arguments.primary,
         aggregation=arguments.aggregation,
         bootstrap=_bootstrap(arguments),
@@ -125,18 +125,15 @@ def _evaluate(arguments: argparse.Namespace, path: Path) -> int:
     return 0
 
 
-def _names(arguments: argparse.Namespace) -> list[str] | None:
+def _names(arguments: argparse.Namespace) -> Sequence[str] | None:
     if arguments.classes is not None:
         return [name.strip() for name in arguments.classes.split(",")]
-    return None
-
-
-def _records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    return []
+    return task_names(arguments.dataset, arguments.task) if arguments.dataset is not None else None
 
 
 def _published(arguments: argparse.Namespace) -> list[PublishedFigure]:
-    return comparable(published_figures(_records(arguments)), [])
+    folds = [] if arguments.fold is None else [arguments.fold]
+    return comparable(dataset_facts(arguments.dataset, arguments.task).published, folds)
 
 
 def _bootstrap(arguments: argparse.Namespace) -> Bootstrap:

@@ -4,9 +4,8 @@ For each rule by which a checkpoint was chosen: every figure pooled and as the m
 over independent units; trivial baselines and published figures beside them; groups; a paired test against another model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from ssl_affect.evaluation.intervals import (
 )
 from ssl_affect.evaluation.metrics import abaw_sum, confusion_matrix
 from ssl_affect.evaluation.predictions import Predictions, same_samples
-from ssl_affect.evaluation.published import comparable, published_figures
+from ssl_affect.evaluation.published import DatasetFacts, check_fold_sizes, comparable, dataset_facts
 from ssl_affect.evaluation.results import (
     EvaluationResult,
     Figure,
@@ -48,7 +47,6 @@ def evaluate(
     against: Predictions | None = None,
     against_name: str = "other",
     dataset: str | None = None,
-    published: Iterable[Mapping[str, Any]] = (),
     primary: str | None = None,
     aggregation: str | None = None,
     bootstrap: Bootstrap | None = None,
@@ -62,10 +60,10 @@ def evaluate(
         selection: Rule by which the checkpoint was chosen, when ``predictions`` is one set.
         against: Another model's predictions of the same samples, compared with the main run pair by pair.
         against_name: Its name.
-        dataset: Name of the data set, for the report.
-        published: Records of published figures on it (``ssl_affect.protocols.published_numbers``).
-        primary: Figure that the result is named by; None takes the task's (``tasks.PRIMARY``).
-        aggregation: ``pooled`` or ``fold_mean``; None takes the habit of the task's papers. Both are always computed.
+        dataset: Name of the data set; published figures and official fold sizes come from its protocol, if it has one.
+        primary: Figure that the result is named by; None takes the protocol's, else the task's (``tasks.PRIMARY``).
+        aggregation: ``pooled`` or ``fold_mean``; None takes the protocol's, else the habit of the task's papers. Both are
+            always computed.
         bootstrap: Resamples, confidence and seed.
         relevant_gap: Difference between groups that is worth finding.
 
@@ -80,8 +78,9 @@ def evaluate(
     first = next(iter(runs.values()))
     if len({(run.task, run.names) for run in runs.values()}) > 1:
         raise ConfigError("evaluate: the runs differ in task or names; give predictions of one task at a time")
-    primary = _check_primary(first, primary)
-    aggregation = aggregation or ("fold_mean" if first.task in FOLD_MEAN_TASKS else "pooled")
+    facts = dataset_facts(dataset, first.task)
+    primary = _primary(first, primary, facts)
+    aggregation = aggregation or _habit(first.task, facts)
     if aggregation not in AGGREGATIONS:
         raise ConfigError(f"evaluate: aggregation {aggregation!r} is unknown; choose from {', '.join(AGGREGATIONS)}")
     settings = bootstrap or Bootstrap()
@@ -96,12 +95,14 @@ def evaluate(
         resamples=settings.resamples,
         seed=settings.seed,
         runs=results,
-        baselines={},
+        notes=list(facts.notes),
         against=against_name if against is not None else None,
     )
     main = runs[result.main.selection]
     result.baselines.update(baseline_figures(main, fold_codes(main)))
-    result.published.extend(comparable(published_figures(published), main.folds))
+    result.published.extend(comparable(facts.published, main.folds))
+    if facts.protocol is not None:
+        result.notes.extend(check_fold_sizes(facts.protocol, result.main))
     if against is None:
         return result
     return _with_pair(result, main, against, settings)
@@ -197,15 +198,25 @@ def abaw_multitask(results: Mapping[str, EvaluationResult]) -> dict[str, float]:
     return parts | {"p_mtl": abaw_sum(parts["p_expr"], parts["p_va"], parts["p_au"])}
 
 
-def _check_primary(predictions: Predictions, primary: str | None) -> str:
-    name = primary or PRIMARY[predictions.task]
+def _habit(task: str, facts: DatasetFacts) -> str:
+    metrics = facts.protocol.metrics if facts.protocol is not None else None
+    if metrics is not None and metrics.aggregation in AGGREGATIONS:
+        return metrics.aggregation
+    return "fold_mean" if task in FOLD_MEAN_TASKS else "pooled"
+
+
+def _primary(predictions: Predictions, primary: str | None, facts: DatasetFacts) -> str:
+    metrics = facts.protocol.metrics if facts.protocol is not None else None
     codes = np.zeros(len(predictions), np.int64)
     known = pooled_and_fold_mean(predictions.task, predictions.names, make_units(predictions, codes).observed[:, 0])[0]
-    if name not in known:
+    if primary is None:
+        # A protocol with several tasks names a figure that this task may not have.
+        return metrics.primary if metrics is not None and metrics.primary in known else PRIMARY[predictions.task]
+    if primary not in known:
         raise ConfigError(
-            f"evaluate: the task {predictions.task!r} has no figure {name!r}; choose from {', '.join(known)}"
+            f"evaluate: the task {predictions.task!r} has no figure {primary!r}; choose from {', '.join(known)}"
         )
-    return name
+    return primary
 
 
 def _with_intervals(values: Figures, drawn: Figures, settings: Bootstrap) -> dict[str, Figure]:

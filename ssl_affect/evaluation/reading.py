@@ -271,5 +271,6 @@ def _group(rows: Table, name: str) -> np.ndarray | None:
     if len(np.unique(known)) <= _MOST_GROUPS:
         return np.where(text == "", "not stated", text)
     first, second = np.quantile(known, [1 / 3, 2 / 3])
-    thirds = np.select([values <= first, values <= second], [f"<= {first:g}", f"<= {second:g}"], f"> {second:g}")
+    names = [f"up to {first:.3g}", f"{first:.3g} to {second:.3g}", f"above {second:.3g}"]
+    thirds = np.array(names)[(values > first).astype(int) + (values > second)]
     return np.where(np.isnan(values), "not stated", thirds)

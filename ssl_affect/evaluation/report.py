@@ -91,6 +91,8 @@ def _two_numbers(page: Page, result: EvaluationResult) -> None:
         if run is not result.honest and run is not result.paper:
             rows.append([name, *_both(result, run), RULES[name].meaning])
     page.table(["", "pooled", "mean of folds", "checkpoint"], rows)
+    for note in result.notes:
+        page.text(f"Protocol: {note}")
     for run in result.runs.values():
         counted = f"{run.num_samples} labelled samples"
         if run.num_duplicates:
@@ -187,7 +189,8 @@ def _per_class(page: Page, result: EvaluationResult) -> None:
     page.heading("Per class" if result.task == "expression" else "Per output")
     names = [f"{metric}/{name}" for name in result.names]
     values = [run.figure(name, result.aggregation) for name in names]
-    trivial = next(iter(result.baselines.values()), None)
+    # The majority class has recall 1 and all others 0: nothing to compare bars with.
+    trivial = None if result.task == "expression" else next(iter(result.baselines.values()), None)
     baseline = None if trivial is None else [(trivial["pooled"] or {})[name] for name in names]
     picture = pictures.bars_picture(result.names, values, baseline, metric, percent=is_percent(metric))
     page.image(picture, f"{metric} with intervals, {_WORDS[result.aggregation]}")
@@ -296,5 +299,6 @@ def console_summary(result: EvaluationResult) -> str:
         change = format_figure(result.primary, Figure(row.difference, row.interval))
         lines.append(f"  against {result.against}: {paired_name(result)} {change}, p = {row.p_value:.4f}")
     lines += [f"  by {c.column}: {c.verdict}" for c in run.groups]
-    lines += [f"  note: {note}" for note in run.notes]
+    lines += [f"  note: {note}" for note in (*result.notes, *run.notes)]
+    lines += [f"  published: {len(result.published)} rows, in the report"] if result.published else []
     return "\n".join(lines)

@@ -167,6 +167,7 @@ class EvaluationResult:
         published: Published results on the data set.
         paired: Figure -> difference to the other predictions (``figure@folds`` for the mean over folds); None without them.
         against: Name of the other predictions.
+        notes: What the data set's protocol says beside a result.
     """
 
     task: str
@@ -178,10 +179,11 @@ class EvaluationResult:
     resamples: int
     seed: int
     runs: dict[str, RunResult]
-    baselines: dict[str, dict[str, dict[str, float] | None]]
+    baselines: dict[str, dict[str, dict[str, float] | None]] = field(default_factory=dict)
     published: list[PublishedFigure] = field(default_factory=list)
     paired: dict[str, PairedFigure] | None = None
     against: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def honest(self) -> RunResult | None:

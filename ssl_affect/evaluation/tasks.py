@@ -107,13 +107,13 @@ def figures(task: str, names: tuple[str, ...], sums: np.ndarray) -> Figures:
         accuracy = m.mean_defined(m.binary_accuracy(sums))
         parts = _parts(names, sums, f1=m.binary_f1, accuracy=m.binary_accuracy)
         return whole | {"mean_accuracy": accuracy} | parts
-    functions: dict[str, Callable[[np.ndarray], np.ndarray]]
+    functions = {"ccc": m.ccc, "pcc": m.pcc, "mae": m.mae, "mse": m.mse, "rmse": m.rmse}
     if task == "au-intensity":
-        functions = {"icc": m.icc31, "mae": m.mae, "mse": m.mse, "rmse": m.rmse, "pcc": m.pcc, "ccc": m.ccc}
+        functions = {"icc": m.icc31, **functions}
     elif task == "va":
-        functions = {"ccc": m.ccc, "pcc": m.pcc, "rmse": m.rmse, "mae": m.mae, "sagr": m.sign_agreement}
+        functions = {**functions, "sagr": m.sign_agreement}
     else:
-        functions = {"ccc": m.ccc, "pcc": m.pcc, "rmse": m.rmse, "mae": m.mae, "one_minus_mae": m.one_minus_mae}
+        functions = {**functions, "one_minus_mae": m.one_minus_mae}
     means = {f"mean_{name}": m.mean_defined(function(sums)) for name, function in functions.items()}
     return means | _parts(names, sums, **functions)
 
