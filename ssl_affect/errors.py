@@ -27,3 +27,7 @@ class CheckpointError(SslAffectError):
 
 class PredictionsError(SslAffectError):
     """Predictions, labels or a log cannot be evaluated: they are missing, contradictory, not finite or not understood."""
+
+
+class ProtocolError(SslAffectError):
+    """Files, labels or folds are not what the protocol of a data set says."""
