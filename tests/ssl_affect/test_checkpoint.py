@@ -129,7 +129,7 @@ def test_damage_is_noticed(tmp_path, classifier):
     weights = folder / "model.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match="SHA-256 is .* damaged"):
+    with pytest.raises(CheckpointError, match=r"SHA-256 is .* damaged"):
         load_weights(folder)
     weights.write_bytes(good)
     config = json.loads((folder / "config.json").read_text())

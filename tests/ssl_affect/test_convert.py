@@ -71,7 +71,12 @@ def test_unknown_names_are_refused_by_name(task):
 @pytest.mark.parametrize("task", ["pretrain", "classify"])
 @pytest.mark.parametrize(
     "name",
-    ["mask_token", "encoder.blocks.0.first_attn.kv.weight", "encoder.blocks.1.norm2.bias", "decoder.blocks.1.attn.v_bias"],
+    [
+        "mask_token",
+        "encoder.blocks.0.first_attn.kv.weight",
+        "encoder.blocks.1.norm2.bias",
+        "decoder.blocks.1.attn.v_bias",
+    ],
 )
 def test_missing_names_are_refused_by_name(task, name):
     state = _pretrained()
