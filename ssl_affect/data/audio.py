@@ -109,7 +109,7 @@ def _resampled_blocks(chunks: Iterable[np.ndarray], source_rate: int, target_rat
     down, up = source_rate // common, target_rate // common  # a tick: ``down`` values become ``up`` values
     reach = LOWPASS_WIDTH * max(1.0, source_rate / target_rate) / 0.99  # of the filter, in values of the source
     overlap = int(reach / down) + 2
-    block = max(1, RESAMPLE_SECONDS * source_rate // down)
+    block = max(1, int(RESAMPLE_SECONDS * source_rate) // down)
     parts: list[np.ndarray] = []
     num_held, left = 0, 0  # values in ``parts``; ticks among them that were converted before
     for chunk in chunks:

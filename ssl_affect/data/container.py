@@ -36,12 +36,32 @@ def open_container(path: Path) -> Iterator[InputContainer]:
             raise DecodeError(f"{path}: " + ("not a regular file" if path.exists() else "no such file"))
         if path.stat().st_size == 0:
             raise DecodeError(f"{path}: the file is empty (0 bytes)")
+        _check_size(path)
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "err_detect": _STRICT}
         # An absolute path cannot be taken for a protocol ("concat:..."), whatever the file is called.
         with av.open(os.path.abspath(path), options=options, metadata_errors="replace") as container:
             yield container
     except _FAILURES as error:
         raise DecodeError(f"{path}: {_reason(error)}; not a video, cut short or damaged") from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuses AVI and Matroska (WebM) files that are shorter than their outermost element says."""
+    with open(path, "rb") as stream:
+        head = stream.read(4096)
+    end = 0
+    if head[:4] == b"RIFF":
+        end = 8 + int.from_bytes(head[4:8], "little")
+    elif head[:4] == b"\x1aE\xdf\xa3":
+        at = head.find(b"\x18\x53\x80\x67") + 4  # the segment, after the EBML header
+        if at >= 8 and len(head) > at + 8:
+            length = 9 - head[at].bit_length()  # of the size itself: its leading zero bits tell
+            size = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+            if size != (1 << 7 * length) - 1:  # all ones: a live recording, of unknown size
+                end = at + length + size
+    actual = path.stat().st_size
+    if end > actual:
+        raise DecodeError(f"{path}: {actual} bytes, its header says {end}; the file is cut short")
 
 
 def _reason(error: BaseException) -> str:

@@ -47,24 +47,34 @@ class CropPath:
 def scan_faces(pictures: Pictures, detector: Detector, recipe: Recipe) -> tuple[np.ndarray, list[Track]]:
     """Detects and follows faces: (times in s float64 [N], tracks).
 
-    The detector looks at every ``recipe.detect_every``-th frame, and at the first frame after a scene cut.
+    The detector looks at every ``recipe.detect_every``-th frame of a scene, and at its first and its last one, so that
+    tracks reach to the edges of their scene.
     """
     times: list[float] = []
     tracker, cuts = Tracker(), CutDetector()
-    since_look, shown = recipe.detect_every, None
-    for index, (time, picture) in enumerate(pictures):
-        is_new = picture is not shown
-        if (is_new and cuts.is_cut(picture.thumbnail())) or (times and time - times[-1] > HOLE_S):
-            tracker.cut(index)
-            since_look = recipe.detect_every
-        if since_look >= recipe.detect_every:
+    looked_at = -1
+    shown: Picture | None = None
+
+    def look(frame: int, picture: Picture) -> None:
+        nonlocal looked_at
+        if frame > looked_at:
+            looked_at = frame
             faces = [face for face in detector.detect(picture.rgb()) if face.score >= recipe.min_score]
-            tracker.look(index, time, faces)
-            since_look = 0
-        since_look += 1
+            tracker.look(frame, times[frame], faces)
+
+    for index, (time, picture) in enumerate(pictures):
+        is_hole = bool(times) and time - times[-1] > HOLE_S
+        is_cut = picture is not shown and cuts.is_cut(picture.thumbnail())
+        if shown is not None and (is_cut or is_hole):
+            look(index - 1, shown)
+            tracker.cut()
         times.append(time)
+        if shown is None or is_cut or is_hole or index - looked_at >= recipe.detect_every:
+            look(index, picture)
         shown = picture
-    return np.array(times), tracker.finish(len(times))
+    if shown is not None:
+        look(len(times) - 1, shown)
+    return np.array(times), tracker.finish()
 
 
 def scan_boxes(
@@ -108,10 +118,9 @@ def scan_boxes(
             left, top, width, height = given.boxes[row].tolist()
             sighting = Sighting(frame, float(at[row]), Face((left, top, width, height), 1.0))
             if before is None or at[row] - at[before] > gap or scene[frame] != scene[nearest[before]]:
-                tracks.append(Track([sighting], frame))
+                tracks.append(Track([sighting]))
             else:
                 tracks[-1].sightings.append(sighting)
-                tracks[-1].last = frame
             before = row
     return times, sorted(tracks, key=lambda track: (track.sightings[0].frame, track.sightings[0].face.box))
 
@@ -133,7 +142,7 @@ def followed_paths(times: np.ndarray, tracks: list[Track], recipe: Recipe) -> li
     for track in tracks:
         faces = [sighting.face for sighting in track.sightings]
         seen_s = np.array([sighting.time_s for sighting in track.sightings])
-        first, last = track.sightings[0].frame, track.last
+        first, last = track.sightings[0].frame, track.sightings[-1].frame
         at_s = times[first : last + 1]
         boxes = np.array([face.box for face in faces])
         smoothing = smooth if recipe.faces == "detect" else interpolate
@@ -167,10 +176,10 @@ def _points(face: Face) -> np.ndarray:
 
 
 def _valid(track: Track, seen_s: np.ndarray, looks_s: float) -> np.ndarray:
-    """Frames between two sightings count when the sightings are near enough; the frames held at the end do."""
+    """Frames between two sightings count when the sightings are near enough."""
     first = track.sightings[0].frame
-    valid = np.zeros(track.last - first + 1, bool)
-    valid[track.sightings[-1].frame - first :] = True
+    valid = np.zeros(track.sightings[-1].frame - first + 1, bool)
+    valid[-1] = True
     limit = max(INTERPOLATED_S, 1.5 * looks_s)
     for before, after, gap in zip(track.sightings, track.sightings[1:], np.diff(seen_s), strict=False):
         valid[before.frame - first] = True

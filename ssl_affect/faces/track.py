@@ -36,16 +36,9 @@ class Sighting:
 
 @dataclass(slots=True)
 class Track:
-    """One person's sightings in order of time.
-
-    Args:
-        sightings: At least one.
-        last: Number of the last frame: that of the last sighting, or of the scene where nobody looked again before its
-            end.
-    """
+    """One person's sightings in order of time, at least one."""
 
     sightings: list[Sighting]
-    last: int
 
 
 class Tracker:
@@ -59,14 +52,14 @@ class Tracker:
         self._max_gap_s = max_gap_s
         self._active: list[Track] = []
         self._done: list[Track] = []
-        self._last_look: tuple[int, float] | None = None  # frame, time
+        self._last_look_s: float | None = None
 
     def look(self, frame: int, time_s: float, faces: list[Face]) -> None:
         """Adds what the detector saw in one frame; frames come in order."""
         gap = self._max_gap_s
-        if self._last_look is not None:
-            gap = max(gap, 2.5 * (time_s - self._last_look[1]))
-        self._last_look = frame, time_s
+        if self._last_look_s is not None:
+            gap = max(gap, 2.5 * (time_s - self._last_look_s))
+        self._last_look_s = time_s
         alive = [track for track in self._active if time_s - track.sightings[-1].time_s <= gap]
         self._done += [track for track in self._active if time_s - track.sightings[-1].time_s > gap]
         matches = [
@@ -80,21 +73,17 @@ class Tracker:
                 taken_tracks.add(row)
                 taken_faces.add(column)
                 alive[-row].sightings.append(Sighting(frame, time_s, faces[-column]))
-                alive[-row].last = frame
         new = [face for column, face in enumerate(faces) if -column not in taken_faces]
-        self._active = alive + [Track([Sighting(frame, time_s, face)], frame) for face in new]
+        self._active = alive + [Track([Sighting(frame, time_s, face)]) for face in new]
 
-    def cut(self, frame: int) -> None:
-        """Ends every track: at ``frame`` a new scene begins, or time goes on after a hole."""
-        for track in self._active:
-            if self._last_look is not None and track.last == self._last_look[0]:
-                track.last = frame - 1
+    def cut(self) -> None:
+        """Ends every track: a new scene begins, or time goes on after a hole."""
         self._done += self._active
-        self._active, self._last_look = [], None
+        self._active, self._last_look_s = [], None
 
-    def finish(self, num_frames: int) -> list[Track]:
+    def finish(self) -> list[Track]:
         """All tracks in order of their first frame, from left to right."""
-        self.cut(num_frames)
+        self.cut()
         return sorted(self._done, key=lambda track: (track.sightings[0].frame, track.sightings[0].face.box))
 
 
@@ -126,7 +115,8 @@ class CutDetector:
         if before is None:
             return False
         change = float(np.abs(current - before).mean())
-        usual = sum(self._changes) / len(self._changes) if self._changes else 0.0
+        known = len(self._changes) >= 3  # right after a cut nobody knows yet how much this scene moves
+        usual = sum(self._changes) / len(self._changes) if known else CUT_LEVEL / 2
         if change > CUT_LEVEL and change > CUT_RATIO * usual:
             self._changes = []
             return True

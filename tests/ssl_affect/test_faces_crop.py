@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from media import with_faces
+
+from ssl_affect.faces.crop import (
+    TEMPLATE,
+    box_matrix,
+    interpolate,
+    matrix_boxes,
+    similarity_matrices,
+    smooth,
+    square_matrices,
+    warp,
+)
+
+
+def ramp(height=120, width=160) -> np.ndarray:
+    """A picture whose value tells the place: red = x, green = y."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x, y, np.zeros_like(x)], axis=2).astype(np.uint8)
+
+
+def test_whole_pixels_pass_unchanged():
+    image = with_faces([(50, 40, 150)])
+    np.testing.assert_array_equal(warp(image, box_matrix(30, 20, 160, 160, 160), 160), image[20:180, 30:190])
+    np.testing.assert_array_equal(warp(image, box_matrix(30.0, 20.0, 64, 64, 64), 64), image[20:84, 30:94])
+
+
+@pytest.mark.parametrize(("left", "top", "side", "size"), [(10.3, 20.7, 40, 40), (5, 5, 100, 32), (20.5, 10, 24, 48)])
+def test_crops_lie_where_the_matrix_says(left, top, side, size):
+    crop = warp(ramp(), box_matrix(left, top, side, side, size), size).astype(float)
+    centres = (np.arange(size) + 0.5) * side / size - 0.5
+    np.testing.assert_allclose(crop[size // 2, :, 0], left + centres, atol=0.75)
+    np.testing.assert_allclose(crop[:, size // 2, 1], top + centres, atol=0.75)
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for offset in (0.0, 0.5):
+        for side in (200, 250, 333.3):
+            crop = warp(stripes, box_matrix(10 + offset, 10, side, side, 64), 64)
+            assert np.abs(crop.astype(int) - 127).max() < 50  # every second value would be 0 and 255
+
+
+def test_the_border_is_repeated():
+    image = np.full((50, 50, 3), 90, np.uint8)
+    assert (warp(image, box_matrix(-30, -30, 100, 100, 64), 64) == 90).all()
+
+
+def test_similarity_brings_points_to_the_template():
+    generator = np.random.default_rng(0)
+    size = 160
+    for _ in range(20):
+        angle, scale, shift = generator.uniform(-1, 1), generator.uniform(0.2, 5), generator.uniform(-100, 500, 2)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        points = TEMPLATE * size @ turn.T + shift
+        (matrix,) = similarity_matrices(points[None], size)
+        np.testing.assert_allclose(matrix[:, :2], turn, atol=1e-9)
+        np.testing.assert_allclose(matrix[:, 2], shift, atol=1e-6)
+        left, top, width, height = matrix_boxes(matrix[None], size)[0]
+        assert width == pytest.approx(scale * size)
+        assert height == pytest.approx(scale * size)
+        np.testing.assert_allclose([left + width / 2, top + height / 2], turn @ [size / 2, size / 2] + shift, atol=1e-6)
+
+
+def test_squares():
+    matrices = square_matrices(np.array([[50.0, 40.0]]), np.array([30.0]), 160)
+    np.testing.assert_allclose(matrix_boxes(matrices, 160), [[35, 25, 30, 30]])
+
+
+def test_smoothing_lets_steady_motion_pass_and_calms_noise():
+    times = np.arange(40) * 0.2
+    at = np.arange(200) * 0.04
+    line = np.column_stack([3 * times + 5, -2 * times])
+    np.testing.assert_allclose(smooth(times, line, at)[:196], np.column_stack([3 * at + 5, -2 * at])[:196], atol=1e-9)
+    noise = np.random.default_rng(0).standard_normal((40, 1))
+    assert smooth(times, noise, times).std() < 0.75 * noise.std()
+
+
+def test_one_sighting_is_held():
+    for method in (smooth, interpolate):
+        np.testing.assert_array_equal(method(np.array([1.0]), np.array([[7.0, 8.0]]), np.arange(3.0)), [[7, 8]] * 3)
