@@ -90,7 +90,7 @@ class Pretraining(pl.LightningModule):
 
     def held_out_masks(self, spec: MaskSpec, grid: TokenGrid, positions: Tensor) -> Tensor:
         """One mask per held-out clip, a function of the clip's number alone: bool [B, N] on the device."""
-        masks = [make_mask(spec, grid, 1, seeded_generator(self.seed, HELD_OUT, int(p))) for p in positions]
+        masks = [make_mask(spec, grid, 1, seeded_generator(self.seed, HELD_OUT, int(p) + 1)) for p in positions]
         return torch.cat(masks).to(self.device, non_blocking=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

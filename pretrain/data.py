@@ -100,6 +100,10 @@ class ClipDataModule(pl.LightningDataModule):
             worker_init=shield_worker,
         )
 
+    def teardown(self, stage: str) -> None:
+        """Ends the workers."""
+        self.stream = self._held_out = None
+
     def train_dataloader(self) -> "TimedBatches":
         """Batches of this rank without end."""
         return TimedBatches(self)

@@ -4,6 +4,8 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -52,31 +54,39 @@ def fit(cli: PretrainCLI) -> int:
         if done >= stop:
             logger.info("%s is finished: %s is at step %d of %d", folder.path, checkpoint.name, done, stop)
             return 0
-    first = getattr(rank_zero_only, "rank", 0) == 0
-    if first:
-        folder.begin(yaml.safe_dump(config, sort_keys=False))
-        _start_log(folder.path / LOG_NAME)
-        _first_lines(cli, folder, steps, global_batch)
-        if checkpoint is not None:
-            logger.info("going on after step %d, from %s", done, checkpoint)
-    else:
+    if not _is_first():
         logging.getLogger().setLevel(logging.ERROR)
-    trainer.loggers = make_loggers(cli.config_init["logging"], folder.path, resumed_after=done)
+        _train(cli, folder, checkpoint, done)
+        return INTERRUPTED if cli.signals.interrupted else 0
+    folder.begin(yaml.safe_dump(config, sort_keys=False))
+    try:
+        with _log_to(folder.path / LOG_NAME):
+            _first_lines(cli, folder, steps, global_batch)
+            if checkpoint is not None:
+                logger.info("going on after step %d, from %s", done, checkpoint)
+            _train(cli, folder, checkpoint, done)
+    finally:
+        folder.end()
+    return INTERRUPTED if cli.signals.interrupted else 0
 
+
+def _train(cli: PretrainCLI, folder: RunFolder, checkpoint: Path | None, done: int) -> None:
+    """The run itself; however it ends, ``run.json`` says so and the report is written."""
+    trainer = cli.trainer
+    trainer.loggers = make_loggers(cli.config_init["logging"], folder.path, resumed_after=done)
     since, state, problem = time.time(), "failed", None
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
         state = "stopped" if cli.signals.stopped else "finished"
     except BaseException as error:
         problem = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if first:
+        if _is_first():
             seconds = folder.read_facts().get("seconds", 0.0) + time.time() - since
             folder.update_facts(state=state, step=trainer.global_step, seconds=seconds, error=problem)
             report = write_report(folder.path)
-            logger.info("%s at step %d of %d; see %s", state, trainer.global_step, stop, report)
-    return INTERRUPTED if cli.signals.interrupted else 0
+            logger.info("%s at step %d of %d; see %s", state, trainer.global_step, trainer.max_steps, report)
 
 
 def _first_lines(cli: PretrainCLI, folder: RunFolder, steps: Steps, global_batch: int) -> None:
@@ -129,8 +139,20 @@ def _first_lines(cli: PretrainCLI, folder: RunFolder, steps: Steps, global_batch
     )
 
 
-def _start_log(path: Path) -> None:
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
     """Copies what the console shows to a file, with the time of every line."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.getLogger().addHandler(handler)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes, known before the trainer starts the others."""
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -133,6 +133,12 @@ class RunFolder:
             later = saved_checkpoints(self.checkpoints)
             write_text(self.path / f"config-from-step-{later[0][0] if later else 0}.yaml", config_text)
 
+    def end(self) -> None:
+        """Gives the folder back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def read_facts(self) -> dict[str, Any]:
         """What ``run.json`` says; empty when there is none."""
         path = self.path / RUN_NAME
@@ -207,8 +213,9 @@ def _may_change(key: str) -> bool:
 def _take(path: Path) -> IO[str] | None:
     stream = open(path, "a")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        # A POSIX lock belongs to this process alone; data workers do not inherit it and cannot outlive it with it.
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         stream.close()
         raise ConfigError(
             f"{path.parent}: another process is running in this folder; wait for it, stop it, or give another --run"

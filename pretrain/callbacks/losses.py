@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pretrain.callbacks.step import StepCallback
+from pretrain.callbacks.step import StepCallback, is_log_step
 from pretrain.metrics import write_metrics
 from pretrain.ranks import of_all_ranks
 
