@@ -41,9 +41,7 @@ def test_self_attention_is_the_formula_without_a_key_bias(filled):
 def test_cross_attention_is_the_formula(filled):
     layer, x, context = filled(CrossAttention(12, 2)), torch.randn(2, 5, 12), torch.randn(2, 3, 12)
     wk, wv = layer.kv.weight.chunk(2)
-    expected = _plain_attention(
-        x @ layer.q.weight.T + layer.q_bias, context @ wk.T, context @ wv.T + layer.v_bias, 2
-    )
+    expected = _plain_attention(x @ layer.q.weight.T + layer.q_bias, context @ wk.T, context @ wv.T + layer.v_bias, 2)
     torch.testing.assert_close(layer(x, context), layer.proj(expected))
 
 
