@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
     "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
     "demo": ("ssl_affect.demo:main", "the whole road on synthetic faces or on your own videos"),
+    "protocol": (
+        "ssl_affect.protocols.cli:main",
+        "data sets: labels, folds, counts, published numbers; check your copy",
+    ),
     "doctor": ("ssl_affect.doctor:main", "what is installed, what loads, and what to do about what does not"),
 }
 

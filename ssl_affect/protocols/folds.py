@@ -10,14 +10,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ssl_affect.errors import ProtocolError
 from ssl_affect.protocols.registry import get_protocol
 from ssl_affect.protocols.spec import FoldRule, Protocol
 
 T = TypeVar("T", bound=Hashable)
-Label = str | int | float | Sequence[float] | None
+Label = str | int | float | Sequence[Any] | None
 _SPLITS = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 
@@ -45,7 +45,9 @@ def build_folds(
     subjects: Sequence[str | None] | None = None,
     *,
     splits: Sequence[str | None] | None = None,
+    lists: Sequence[str | None] | None = None,
     variant: str | None = None,
+    allow_incomplete: bool = False,
 ) -> list[Fold]:
     """The folds of a data set.
 
@@ -55,7 +57,11 @@ def build_folds(
         labels: Class names of the clips, for rules that go by class.
         subjects: Subjects of the clips, for rules that go by subject and do not read it from the id.
         splits: Official partition of every clip (``train``, ``validation``, ``test``), for official splits.
+        lists: Official test fold of every clip, where the owner's lists say so. Used instead of a rule that goes by
+            position (``class_blocks``, ``first_share``), for positions shift when clips are missing.
         variant: Name of a variant; its excluded clips are taken out after folding.
+        allow_incomplete: Apply a rule that goes by position although clips are missing: the folds are not the official
+            ones then.
 
     Returns:
         The folds; train, validation and test of each are disjoint, and together they are all clips that the variant does
@@ -70,14 +76,19 @@ def build_folds(
     excluded = set(protocol.variant(variant).excluded)
     rule = protocol.fold_rule
     check_ids(protocol, ids)
-    for name, column in (("labels", labels), ("subjects", subjects), ("splits", splits)):
+    for name, column in (("labels", labels), ("subjects", subjects), ("splits", splits), ("lists", lists)):
         if column is not None and len(column) != len(ids):
             raise ProtocolError(f"{protocol.name}: {len(ids)} ids and {len(column)} {name}; give one of each per clip")
     chosen = list(range(len(ids)))
     if rule.split is not None:
         given = _needed(protocol, "splits", splits)
         chosen = [i for i in chosen if given[i] == rule.split]
-    tests = _TESTS[rule.kind](protocol, _Clips(ids, labels, subjects, splits, chosen))
+    if rule.kind in _POSITIONAL and lists is not None:
+        tests = _listed(protocol, ids, lists)
+    else:
+        if rule.kind in _POSITIONAL and not allow_incomplete:
+            _check_complete(protocol, ids, variant)
+        tests = _TESTS[rule.kind](protocol, _Clips(ids, labels, subjects, splits, chosen))
     folds = [_fold(str(number), ids, chosen, held, excluded) for number, held in enumerate(tests, start=1)]
     if rule.kind == "official":
         folds = [_official(protocol, ids, _needed(protocol, "splits", splits), excluded)]
@@ -184,6 +195,32 @@ def fold_fingerprint(protocol: Protocol, test: Sequence[str], labels: Mapping[st
 # The rules: each gives the test clips of every fold, as positions in the list of ids
 
 
+def _listed(protocol: Protocol, ids: Sequence[str], lists: Sequence[str | None]) -> list[list[int]]:
+    """The owner's test lists. A single split lists its test clips only."""
+    names = sorted({str(number) for number in lists if number is not None})
+    expected = [fold.name for fold in protocol.variants[0].folds]
+    unlisted = [name for name, number in zip(ids, lists, strict=True) if number is None]
+    if names != expected or (unlisted and len(expected) > 1):
+        raise ProtocolError(
+            f"{protocol.name}: its folds are {expected}, the lists given are {names}, and {len(unlisted)} clips stand in"
+            f" none ({', '.join(unlisted[:5]) or 'no clip'}); give the number of the test list of every clip"
+        )
+    return [[i for i, number in enumerate(lists) if str(number) == name] for name in names]
+
+
+def _check_complete(protocol: Protocol, ids: Sequence[str], variant: str | None) -> None:
+    """Refuses to fold by position when clips are missing, since every later clip would move."""
+    chosen = protocol.variant(variant)
+    absent = sorted(set(chosen.excluded) - set(ids))
+    total = max(found.clips or 0 for found in protocol.variants)
+    if absent or len(ids) != total:
+        raise ProtocolError(
+            f"{protocol.name}: its folds go by the position of a clip among all {total:,}, and {len(ids):,} are given"
+            + (f" ({len(absent)} of those that {chosen.name} excludes after folding are absent)" if absent else "")
+            + "; give all of them and leave clips out afterwards, or give the owner's lists (lists=...)"
+        )
+
+
 def _class_blocks(protocol: Protocol, clips: _Clips) -> list[list[int]]:
     labels = _needed(protocol, "labels", clips.labels)
     target = protocol.targets[0]
@@ -243,6 +280,7 @@ def _no_folds(protocol: Protocol, clips: _Clips) -> list[list[int]]:
     return []
 
 
+_POSITIONAL = ("class_blocks", "first_share")
 _TESTS: dict[str, Callable[[Protocol, _Clips], list[list[int]]]] = {
     "class_blocks": _class_blocks,
     "first_share": _first_share,

@@ -153,7 +153,7 @@ RULED = [name for name in list_protocols() if get_protocol(name).fold_rule.kind 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_folds_are_disjoint_exhaustive_and_independent_of_order(name, seed):
     protocol, ids, labels, subjects, splits = made(name, seed)
-    folds = build_folds(protocol, ids, labels, subjects, splits=splits)
+    folds = build_folds(protocol, ids, labels, subjects, splits=splits, allow_incomplete=True)
     split = protocol.fold_rule.split
     universe = {i for i, s in zip(ids, splits, strict=True) if split is None or s == split}
     for fold in folds:
@@ -171,6 +171,7 @@ def test_folds_are_disjoint_exhaustive_and_independent_of_order(name, seed):
         [labels[i] for i in order],
         [subjects[i] for i in order],
         splits=[splits[i] for i in order],
+        allow_incomplete=True,
     )
     assert again == folds
 
@@ -178,7 +179,7 @@ def test_folds_are_disjoint_exhaustive_and_independent_of_order(name, seed):
 @pytest.mark.parametrize("name", ["dfew", "mafw_11", "mafw_43"])
 def test_class_blocks_are_those_of_array_split(name):
     protocol, ids, labels, _, _ = made(name)
-    folds = build_folds(protocol, ids, labels)
+    folds = build_folds(protocol, ids, labels, allow_incomplete=True)
     for label in set(labels):
         members = [i for i, found in zip(ids, labels, strict=True) if found == label]
         for fold, block in zip(folds, np.array_split(members, 5), strict=True):
@@ -200,7 +201,7 @@ def test_official_class_counts_are_block_sizes():
 
 def test_ferv39k_takes_the_first_fifth_of_every_scene_and_class():
     ids = [f"War/Happy/{i:04}" for i in range(11)] + [f"War/Fear/{i:04}" for i in range(1)]
-    (fold,) = build_folds("ferv39k", ids)
+    (fold,) = build_folds("ferv39k", ids, allow_incomplete=True)
     assert fold.test == ("War/Fear/0000", "War/Happy/0000", "War/Happy/0001", "War/Happy/0002")
 
 
@@ -208,13 +209,13 @@ def test_clips_are_excluded_after_folding():
     excluded = get_protocol("mafw_11").variant("audio_visual").excluded
     ids = sorted({f"{i:05}" for i in range(1, 10001, 7)} | set(excluded))
     labels = ["anger"] * len(ids)
-    video = build_folds("mafw_11", ids, labels)
-    sound = build_folds("mafw_11", ids, labels, variant="audio_visual")
+    video = build_folds("mafw_11", ids, labels, allow_incomplete=True)
+    sound = build_folds("mafw_11", ids, labels, variant="audio_visual", allow_incomplete=True)
     for one, other in zip(video, sound, strict=True):
         assert set(other.test) == set(one.test) - set(excluded)
         assert set(other.train) == set(one.train) - set(excluded)
     left = [i for i in ids if i not in excluded]
-    before = build_folds("mafw_11", left, ["anger"] * len(left))
+    before = build_folds("mafw_11", left, ["anger"] * len(left), allow_incomplete=True)
     assert [fold.test for fold in before] != [fold.test for fold in sound]  # which is why the order matters
 
 
@@ -274,7 +275,28 @@ def test_official_parts_are_taken_as_they_are():
 )
 def test_refusals(arguments, message):
     with pytest.raises(ProtocolError, match=message):
-        build_folds(*arguments)
+        build_folds(*arguments, allow_incomplete=True)
+
+
+def test_folds_by_position_need_every_clip():
+    ids = [f"{i:05}" for i in range(1, 101)]
+    with pytest.raises(ProtocolError, match="among all 11,697, and 100 are given"):
+        build_folds("dfew", ids, ["happy"] * 100)
+    with pytest.raises(ProtocolError, match="16 of those that audio_visual excludes after folding are absent"):
+        build_folds("mafw_11", ids, ["anger"] * 100, variant="audio_visual")
+
+
+def test_the_owners_lists_stand_in_for_positions():
+    ids = [f"{i:05}" for i in range(1, 101)]
+    lists = [str(i % 5 + 1) for i in range(100)]
+    folds = build_folds("dfew", ids, lists=lists)
+    assert [fold.test for fold in folds] == [tuple(ids[k::5]) for k in range(5)]
+    with pytest.raises(ProtocolError, match=r"1 clips stand in none \(00001\)"):
+        build_folds("dfew", ids, lists=[None, *lists[1:]])
+    with pytest.raises(ProtocolError, match=r"the lists given are \['1', '2'\]"):
+        build_folds("dfew", ids, lists=["1", "2"] * 50)
+    (fold,) = build_folds("ferv39k", ["War/Happy/0001", "War/Happy/0002"], lists=["1", None])
+    assert (fold.train, fold.test) == (("War/Happy/0002",), ("War/Happy/0001",))
 
 
 def test_unknown_part_is_refused():
