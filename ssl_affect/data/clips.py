@@ -72,8 +72,16 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.key)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "ClipBatch":
-        """The batch with its pixels and boxes on a device; keys and positions stay where they are."""
+    def to(self, device: torch.device | str, *, non_blocking: bool | None = None) -> "ClipBatch":
+        """The batch with its pixels and boxes on a device; keys and positions stay where they are.
+
+        Args:
+            device: The device.
+            non_blocking: Do not wait for the copy. None is true from host to CUDA, where that is safe: Lightning moves
+                batches of its users' own classes without saying.
+        """
+        if non_blocking is None:
+            non_blocking = self.video.device.type == "cpu" and torch.device(device).type == "cuda"
         video = self.video.to(device, non_blocking=non_blocking)
         return replace(self, video=video, crop=self.crop.to(device, non_blocking=non_blocking))
 
