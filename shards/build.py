@@ -5,15 +5,13 @@ shards strictly in source order (see ``writer``) and writes the manifest last. W
 however often the build is killed and run again, the folder ends up the same byte for byte.
 """
 
-import fcntl
-import logging
-import re
 import shutil
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.place import WORKSPACE_NAME, check_journal, check_place, locked, prepare
 from shards.plan import Plan
 from shards.pool import Outcome, WorkerPool
 from shards.progress import Progress
@@ -23,11 +21,8 @@ from shards.worker import StageJob, StageResult, WorkerSettings, start_worker
 from shards.writer import Journal, JournalLine, ShardWriter, stored_bytes, write_quarantine
 from ssl_affect.data.schema import MANIFEST_NAME, QUARANTINE_NAME, Manifest, ShardEntry
 from ssl_affect.errors import ConfigError, ShardError
-from ssl_affect.files import TEMPORARY_SUFFIX, open_atomic
+from ssl_affect.files import open_atomic
 
-logger = logging.getLogger(__name__)
-
-WORKSPACE_NAME = ".build"
 _STAGED_AHEAD = 16  # sources per worker that may wait for their turn: bounds the disk that staging takes
 
 
@@ -86,7 +81,7 @@ def build(
     """
     if not plan.sources:
         raise ConfigError(f"{settings.root}: no sources; give a folder with videos or folders of frames below it")
-    _check_place(out, settings.root, plan.prefix)
+    check_place(out, settings.root)
     finished = _finished(out, plan)
     if finished is not None:
         return finished
@@ -101,10 +96,10 @@ def build(
 def _build(plan: Plan, settings: WorkerSettings, out: Path, workers: int, source_limit_s: float) -> BuildReport:
     workspace = out / WORKSPACE_NAME
     (workspace / "staged").mkdir(parents=True, exist_ok=True)
-    with _locked(workspace):
-        _prepare(workspace, plan, out)
+    with locked(workspace):
+        prepare(workspace, plan, out)
         journal = Journal(workspace / "journal.jsonl")
-        _check_journal(journal, out)
+        check_journal(journal, out)
         records = _Build(plan, settings, out, journal).run(workers, source_limit_s)
         shards = [line.shard for line in journal.lines]
         with open_atomic(out / QUARANTINE_NAME) as stream:
@@ -233,30 +228,6 @@ def _manifest(plan: Plan, shards: list[ShardEntry], records: list[QuarantineReco
     )
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# The output folder
-
-
-def _check_place(out: Path, root: Path, prefix: str) -> None:
-    """Refuses folders in which something could be overwritten or swallowed."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: a file stands there; give a new or empty folder")
-    if out.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(f"--out {out} lies inside {root}, where the videos are; give a folder outside of it")
-    if not out.is_dir():
-        return
-    names = {path.name for path in out.iterdir()}
-    ours = {WORKSPACE_NAME, MANIFEST_NAME, QUARANTINE_NAME}
-    shards = {name for name in names if re.fullmatch(re.escape(prefix) + r"-[0-9]{6}\.(tar|idx)", name)}
-    begun = bool(names & {WORKSPACE_NAME, MANIFEST_NAME})
-    strange = sorted(
-        name for name in names - ours if not (begun and (name in shards or name.endswith(TEMPORARY_SUFFIX)))
-    )
-    if strange:
-        shown = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
-        raise ConfigError(f"--out {out} holds something else already ({shown}); give a new or empty folder")
-
-
 def _finished(out: Path, plan: Plan) -> BuildReport | None:
     """The report of a build that was finished by an earlier run; None when there is work to do."""
     if not (out / MANIFEST_NAME).exists():
@@ -283,42 +254,3 @@ def _finished(out: Path, plan: Plan) -> BuildReport | None:
     shutil.rmtree(out / WORKSPACE_NAME, ignore_errors=True)
     records = read_quarantine(out / QUARANTINE_NAME)
     return BuildReport(num_sources=manifest.num_sources, shards=manifest.shards, records=records, already_done=True)
-
-
-def _prepare(workspace: Path, plan: Plan, out: Path) -> None:
-    """Checks or writes the plan, and removes what a killed run was writing."""
-    plan_path = workspace / "plan.json"
-    if plan_path.exists():
-        plan.check_same(plan_path, out)
-        logger.info("going on with the build that was begun in %s", out)
-    else:
-        for path in (workspace / "journal.jsonl", *(workspace / "staged").iterdir()):  # of a removal that was killed
-            path.unlink(missing_ok=True)
-        plan.write(plan_path)
-    for folder in (out, workspace, workspace / "staged"):
-        for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-            path.unlink()
-    for path in (*workspace.glob("*.tar"), *workspace.glob("*.idx")):
-        path.unlink()
-
-
-def _check_journal(journal: Journal, out: Path) -> None:
-    for line in journal.lines:
-        path = out / line.shard.name
-        size = path.stat().st_size if path.is_file() else None
-        if size != line.shard.num_bytes or not path.with_suffix(".idx").is_file():
-            raise ShardError(
-                f"{path}: the unfinished build says it wrote this shard with {line.shard.num_bytes:,} bytes, found"
-                f" {size}, or its index is gone; delete {out} and build again"
-            )
-
-
-@contextmanager
-def _locked(workspace: Path) -> Iterator[None]:
-    """Keeps a second build out of the folder; the lock goes with the process, however it ends."""
-    with open(workspace / "lock", "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{workspace.parent}: another build is writing here; wait for it or stop it") from error
-        yield

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
 
-import webdataset
-
 from shards.staging import QuarantineRecord, StagedSample
 from ssl_affect.data.schema import IndexEntry, ShardEntry, ShardIndex
 from ssl_affect.errors import ShardError
@@ -91,6 +89,8 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, workspace: Path, name: str) -> None:
+        import webdataset  # here, for it imports torch: meanwhile the workers are busy already
+
         self.folder, self.name = folder, name
         self.num_bytes = self.num_samples = self.num_frames = 0
         self.seconds = 0.0
