@@ -154,3 +154,9 @@ def test_head_starts_small_and_can_be_replaced():
     assert model(_video()).shape == (2, 3)
     model.reset_classifier(0)
     assert model(_video()).shape == (2, 32)
+
+
+def test_a_region_without_visible_tokens_is_refused():
+    model = _model(pool="")
+    with pytest.raises(ConfigError, match=r"have 0 to 0 visible tokens of \d+"):
+        model.forward_features(_video(), torch.ones(2, model.grid.num_tokens, dtype=torch.bool))
