@@ -6,11 +6,12 @@ in the order they are shown, from 0.
 """
 
 import importlib.metadata
+import importlib.util
 import io
 import logging
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,13 +20,11 @@ from typing import Literal
 
 import numpy as np
 
+from ssl_affect.data.decoders import JPEG, VIDEO, Codec, Source, checked_indices
 from ssl_affect.data.schema import frame_offsets, pack_frames
 from ssl_affect.errors import ConfigError, DecodeError, ShardError
 
 logger = logging.getLogger(__name__)
-
-Codec = Literal["h264", "jpeg", "raw"]
-Source = bytes | Path
 
 JPEG_DECODERS = ("simplejpeg", "cv2", "pil")
 VIDEO_DECODERS = ("pyav", "torchcodec", "decord")  # PyAV first: it alone reports damage, and it is about as fast
@@ -72,12 +71,12 @@ def decode_video(
         except ShardError as error:
             raise DecodeError(str(error)) from error
         count = len(offsets) - 1
-        chosen = range(count) if indices is None else _checked(indices, count)
+        chosen = range(count) if indices is None else checked_indices(indices, count)
         view = memoryview(blob)
         return decode_jpegs([view[offsets[i] : offsets[i + 1]] for i in chosen], decoder=name)
-    wanted = None if indices is None else _checked(indices, None)
+    wanted = None if indices is None else checked_indices(indices, None)
     with _errors(name):
-        frames = _VIDEO[name](data, wanted)
+        frames = VIDEO[name](data, codec, wanted)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise DecodeError(f"{name}: expected RGB frames, got {frames.dtype} {frames.shape}")
     return frames
@@ -96,7 +95,7 @@ def decode_jpegs(files: Sequence[bytes | memoryview], *, decoder: str = "auto") 
             out[row] = out[row - 1]
             continue
         with _errors(name):
-            frame = _JPEG[name](file)
+            frame = JPEG[name](file)
         if out is None:
             out = np.empty((len(files), *frame.shape), dtype=np.uint8)
         if frame.shape != out.shape[1:]:
@@ -150,19 +149,26 @@ def available_decoders() -> dict[str, Status]:
 
 @cache
 def _status(name: str) -> Status:
-    package = {"cv2": "opencv-python-headless", "pil": "pillow", "pyav": "av"}.get(name, name)
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    module, package = {"cv2": ("cv2", "opencv-python-headless"), "pil": ("PIL", "pillow"), "pyav": ("av", "av")}.get(
+        name, (name, name)
+    )
+    if importlib.util.find_spec(module) is None:
         return Status(False, None, f"{package} is not installed")
     try:
-        reason = _try_out(name)
-    except (ImportError, OSError, RuntimeError, AttributeError, DecodeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        if "libtorchcodec" in reason:  # its message is a page of tracebacks
+        with _errors(name):
+            reason = _try_out(name)
+    except DecodeError as error:
+        reason = str(error).removeprefix(f"{name}: ")
+        if "libtorchcodec" in reason:  # the rest of its message is a page of tracebacks
             reason = "it finds no FFmpeg libraries that fit; install FFmpeg (libavcodec and friends) for it"
-    return Status(not reason, version, reason)
+    return Status(not reason, _version(module, package), reason)
+
+
+def _version(module: str, package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # OpenCV has several packages
+        return str(getattr(sys.modules.get(module), "__version__", "of unknown version"))
 
 
 def _try_out(name: str) -> str:
@@ -170,9 +176,9 @@ def _try_out(name: str) -> str:
     indices = np.array([5, 1, 1, 3])
     if name in JPEG_DECODERS:
         offsets = frame_offsets(blob := _sample_jpeg())
-        frames = np.stack([_JPEG[name](blob[offsets[i] : offsets[i + 1]]) for i in indices])
+        frames = np.stack([JPEG[name](blob[offsets[i] : offsets[i + 1]]) for i in indices])
     else:
-        frames = _VIDEO[name](_sample_h264(), indices)
+        frames = VIDEO[name](_sample_h264(), "h264", indices)
     found = frames.reshape(len(indices), -1).mean(axis=1)
     expected = _sample_levels()[indices]
     if frames.shape != (4, _SAMPLE_SIZE, _SAMPLE_SIZE, 3) or np.abs(found - expected).max() > 10:
@@ -208,139 +214,16 @@ def _sample_h264() -> bytes:
     import av
 
     stream = io.BytesIO()
+    # Some builds of FFmpeg decode H.264 but do not encode it.
+    codec: Literal["libx264", "mpeg4"] = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(stream, "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=25, options={"g": "4", "bf": "0", "crf": "12"})
+        video = container.add_stream(codec, rate=25, options={"g": "4", "bf": "0"})
         video.width = video.height = _SAMPLE_SIZE
         video.pix_fmt = "yuv420p"
         for frame in _sample_frames():
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(video.encode())
     return stream.getvalue()
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Decoders of one JPEG file
-
-
-def _decode_simplejpeg(file: bytes | memoryview) -> np.ndarray:
-    import simplejpeg
-
-    return simplejpeg.decode_jpeg(file, "RGB", strict=True)
-
-
-def _decode_cv2(file: bytes | memoryview) -> np.ndarray:
-    import cv2
-
-    frame = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if frame is None:
-        raise DecodeError("cv2: not a readable image")
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def _decode_pil(file: bytes | memoryview) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(file)) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Decoders of whole videos: (data, frame numbers or None for all) -> uint8 [T, H, W, 3]
-
-
-def _decode_torchcodec(data: Source, indices: np.ndarray | None) -> np.ndarray:
-    from torchcodec.decoders import VideoDecoder
-
-    source = data if isinstance(data, bytes) else str(data)
-    video = VideoDecoder(source, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-    chosen = np.arange(len(video)) if indices is None else _checked(indices, len(video))
-    return video.get_frames_at(indices=chosen.tolist()).data.numpy()
-
-
-def _decode_pyav(data: Source, indices: np.ndarray | None) -> np.ndarray:
-    import av
-    from av.video.reformatter import VideoReformatter
-
-    to_rgb = VideoReformatter()  # one for all frames: to_ndarray(format="rgb24") sets up a new one each time, 0.5 ms
-    source = io.BytesIO(data) if isinstance(data, bytes) else str(data)
-    strict = {"err_detect": "crccheck+bitstream+buffer+explode"}
-    with av.open(source, "r", options=strict) as container:
-        if not container.streams.video:
-            raise DecodeError("pyav: the file has no video stream")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = strict
-        times = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        order = sorted(time for time in times if time is not None)
-        known = len(set(order)) == len(times)  # some old containers carry no usable times
-        if not known:
-            order = list(range(len(times)))
-        chosen = np.arange(len(times)) if indices is None else _checked(indices, len(times))
-        wanted = {order[i] for i in chosen}
-        container.seek(min(wanted) if known else 0, stream=stream)
-        frames: dict[int, np.ndarray] = {}
-        for number, frame in enumerate(container.decode(stream)):
-            if frame.is_corrupt:
-                raise DecodeError(f"pyav: the frame at {frame.pts} is damaged")
-            at = frame.pts if known else number
-            if at in wanted:
-                frames[at] = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                if len(frames) == len(wanted):
-                    break
-    missing = wanted - frames.keys()
-    if missing:
-        raise DecodeError(f"pyav: {len(missing)} of {len(wanted)} frames could not be decoded; the file is damaged")
-    return np.stack([frames[order[i]] for i in chosen])
-
-
-def _decode_decord(data: Source, indices: np.ndarray | None) -> np.ndarray:
-    import decord
-
-    with _as_path(data) as path:
-        video = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-        chosen = np.arange(len(video)) if indices is None else _checked(indices, len(video))
-        return video.get_batch(chosen.tolist()).asnumpy()
-
-
-@contextmanager
-def _as_path(data: Source) -> Iterator[str]:
-    """A path for a decoder that wants one.
-
-    decord takes bytes too, but then keeps about 150 KB of every video it opens, and prints the bytes of a video that it
-    cannot open; a file in memory has neither problem.
-    """
-    if not isinstance(data, bytes):
-        yield str(data)
-        return
-    descriptor = os.memfd_create("clip")
-    try:
-        with open(descriptor, "wb", closefd=False) as stream:
-            stream.write(data)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-_JPEG: dict[str, Callable[[bytes | memoryview], np.ndarray]] = {
-    "simplejpeg": _decode_simplejpeg,
-    "cv2": _decode_cv2,
-    "pil": _decode_pil,
-}
-_VIDEO: dict[str, Callable[[Source, np.ndarray | None], np.ndarray]] = {
-    "torchcodec": _decode_torchcodec,
-    "pyav": _decode_pyav,
-    "decord": _decode_decord,
-}
-
-
-def _checked(indices: Sequence[int] | np.ndarray, count: int | None) -> np.ndarray:
-    """The frame numbers as an array, refused if the video does not have them."""
-    chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
-    if len(chosen) == 0 or chosen.min() < 0:
-        raise DecodeError(f"frame numbers must be at least one and not negative, got {chosen.tolist()}")
-    if count is not None and chosen.max() >= count:
-        raise DecodeError(f"frame {chosen.max()} was asked for, the video has {count} frames")
-    return chosen
 
 
 def _read(path: Path) -> bytes:

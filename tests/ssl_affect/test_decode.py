@@ -1,7 +1,9 @@
+import io
 import logging
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from shard_fixture import encode_h264, encode_jpgs, frame_level, make_frames
@@ -160,7 +162,7 @@ def test_impossible_choices_are_refused(codec, decoder, message):
 
 
 def test_a_decoder_that_does_not_work_is_refused_with_its_reason(monkeypatch):
-    monkeypatch.setitem(decode._VIDEO, "decord", lambda data, indices: np.zeros((4, 32, 32, 3), np.uint8))
+    monkeypatch.setitem(decode.VIDEO, "decord", lambda data, codec, indices: np.zeros((4, 32, 32, 3), np.uint8))
     decode._status.cache_clear()
     choose_decoder.cache_clear()
     try:
@@ -191,10 +193,6 @@ def test_decord_neither_leaks_memory_nor_files():
 
 def test_frame_times_need_not_be_even(tmp_path):
     """Shards with fps=None hold frames at uneven times; frame numbers still count frames."""
-    import io
-
-    import av
-
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "0", "crf": "12"})
@@ -211,11 +209,24 @@ def test_frame_times_need_not_be_even(tmp_path):
             assert levels(frames) == [frame % 10 for frame in (0, 6, 13, 29, 21)], name
 
 
+def test_mpeg_files_are_counted_from_the_start():
+    """A seek by time stamp ends at another frame there."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mpeg") as container:
+        video = container.add_stream("mpeg1video", rate=25)
+        video.width = video.height = 32
+        video.pix_fmt = "yuv420p"
+        for frame in FRAMES:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode())
+    assert levels(decode_video(stream.getvalue(), "raw", decoder="pyav")) == [n % 10 for n in range(50)]
+    frames = decode_video(stream.getvalue(), "raw", [40, 3, 17, 31, 48], decoder="pyav")
+    assert levels(frames) == [0, 3, 7, 1, 8]
+    with pytest.raises(DecodeError, match="frame 50 was asked for, the last one that the video has is 49"):
+        decode_video(stream.getvalue(), "raw", [3, 50], decoder="pyav")
+
+
 def test_b_frames_come_in_the_order_they_are_shown():
-    import io
-
-    import av
-
     stream = io.BytesIO()
     with av.open(stream, "w", format="matroska") as container:
         video = container.add_stream("libx264", rate=25, options={"g": "30", "bf": "3", "crf": "12"})
