@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_affect.errors import PredictionsError
-from ssl_affect.evaluation.predictions import Predictions
+from ssl_affect.evaluation.predictions import Predictions, factorise
 from ssl_affect.evaluation.tables import Table, read_table
 
 _SMALLEST = 1e-12
@@ -60,7 +60,7 @@ def worst_clips(predictions: Predictions, count: int = 20) -> list[WorstClip]:
     bad = badness(predictions)
     order = np.argsort(-bad, kind="stable")
     if predictions.time is not None:
-        _, first = np.unique(predictions.ids[order], return_index=True)
+        _, first = np.unique(factorise(predictions.ids)[1][order], return_index=True)
         order = order[np.sort(first)]
     rows = []
     for row in order[:count].tolist():
@@ -97,7 +97,7 @@ def timelines(predictions: Predictions, count: int = 3) -> list[Timeline]:
     if predictions.time is None:
         return []
     bad = badness(predictions)
-    videos, codes = np.unique(predictions.ids, return_inverse=True)
+    videos, codes = factorise(predictions.ids)
     error = np.bincount(codes, weights=bad) / np.bincount(codes)
     order = np.argsort(-error, kind="stable")
     picked = dict.fromkeys(order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)].tolist())

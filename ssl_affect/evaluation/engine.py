@@ -24,7 +24,7 @@ from ssl_affect.evaluation.intervals import (
     pooled_and_fold_mean,
 )
 from ssl_affect.evaluation.metrics import abaw_sum, confusion_matrix
-from ssl_affect.evaluation.predictions import Predictions, same_samples
+from ssl_affect.evaluation.predictions import Predictions, factorise, same_samples
 from ssl_affect.evaluation.published import DatasetFacts, check_fold_sizes, comparable, dataset_facts
 from ssl_affect.evaluation.results import (
     EvaluationResult,
@@ -35,7 +35,7 @@ from ssl_affect.evaluation.results import (
     RunResult,
 )
 from ssl_affect.evaluation.selection import normalise_selection
-from ssl_affect.evaluation.tasks import FOLD_MEAN_TASKS, PRIMARY, Figures, base_name, figures
+from ssl_affect.evaluation.tasks import FOLD_MEAN_TASKS, PRIMARY, Figures, base_name, figure_names, figures
 
 AGGREGATIONS = ("pooled", "fold_mean")
 
@@ -146,7 +146,7 @@ def evaluate_run(
     ]
     curve = reliability(predictions)
     unit, cluster = predictions.cluster
-    num_units = len(predictions) if cluster is None else len(np.unique(cluster))
+    num_units = len(predictions) if cluster is None else len(factorise(cluster)[0])
     notes = [*predictions.notes, *_notes(predictions, unit, num_units, pooled, folds, primary)]
     matrix = None
     if task == "expression":
@@ -176,9 +176,9 @@ def fold_codes(predictions: Predictions) -> np.ndarray:
     """Index of each sample's fold in ``predictions.folds``, int [n]; zeros without folds."""
     if predictions.fold is None:
         return np.zeros(len(predictions), np.int64)
-    sorted_names, codes = np.unique(predictions.fold, return_inverse=True)
+    sorted_names, codes = factorise(predictions.fold)
     position = {name: index for index, name in enumerate(predictions.folds)}
-    return np.array([position[name] for name in sorted_names.tolist()])[codes.ravel()]
+    return np.array([position[name] for name in sorted_names.tolist()])[codes]
 
 
 def abaw_multitask(results: Mapping[str, EvaluationResult]) -> dict[str, float]:
@@ -207,8 +207,7 @@ def _habit(task: str, facts: DatasetFacts) -> str:
 
 def _primary(predictions: Predictions, primary: str | None, facts: DatasetFacts) -> str:
     metrics = facts.protocol.metrics if facts.protocol is not None else None
-    codes = np.zeros(len(predictions), np.int64)
-    known = pooled_and_fold_mean(predictions.task, predictions.names, make_units(predictions, codes).observed[:, 0])[0]
+    known = figure_names(predictions.task, predictions.names)
     if primary is None:
         # A protocol with several tasks names a figure that this task may not have.
         return metrics.primary if metrics is not None and metrics.primary in known else PRIMARY[predictions.task]
@@ -256,8 +255,8 @@ def _notes(
     if base_name(primary) == "accuracy":
         notes.append("accuracy is nearly 1 for rare labels whatever the model does; look at F1")
     if unit == "subject" and predictions.fold is not None and predictions.subject is not None:
-        pairs = np.unique(np.stack([predictions.subject, predictions.fold]), axis=1)
-        several = pairs.shape[1] - len(np.unique(predictions.subject))
+        names, subject = factorise(predictions.subject)
+        several = len(np.unique(subject * len(folds) + fold_codes(predictions))) - len(names)
         if several:
             notes.append(f"{several} times a subject is tested in a further fold: the folds are not subject-disjoint")
     return notes

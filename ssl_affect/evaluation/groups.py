@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ssl_affect.evaluation.intervals import Bootstrap, Interval, interval, make_units
-from ssl_affect.evaluation.predictions import Predictions
+from ssl_affect.evaluation.predictions import Predictions, factorise
 from ssl_affect.evaluation.results import Figure, GroupComparison, GroupRow
 from ssl_affect.evaluation.tasks import figures, is_percent
 
@@ -33,7 +33,7 @@ def compare_groups(
         relevant_gap: Difference worth finding, in the units of the figure: 0.05 is five points of UAR.
     """
     values = predictions.groups[column]
-    unique, strata = np.unique(values, return_inverse=True)
+    unique, strata = factorise(values)
     names = unique.tolist()
     units = make_units(predictions, strata)
     observed = figures(predictions.task, predictions.names, units.observed[:, 0])[primary]
@@ -41,12 +41,12 @@ def compare_groups(
         [figures(predictions.task, predictions.names, s[:, :, 0])[primary] for s in units.resample(settings)]
     )
     _, cluster = predictions.cluster
-    unit_names = predictions.ids if cluster is None else cluster
+    unit = np.arange(len(predictions)) if cluster is None else factorise(cluster)[1]
     rows = [
         GroupRow(
             name,
             int((strata == g).sum()),
-            len(np.unique(unit_names[strata == g])),
+            len(np.unique(unit[strata == g])),
             Figure(float(observed[g]), interval(drawn[:, g], settings)),
         )
         for g, name in enumerate(names)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ssl_affect.errors import ConfigError
 from ssl_affect.evaluation.metrics import mean_defined
-from ssl_affect.evaluation.predictions import Predictions
+from ssl_affect.evaluation.predictions import Predictions, factorise
 from ssl_affect.evaluation.tasks import Figures, figures, sample_sums
 
 # A chunk of resamples holds about this many draw counts: 32 MB of float64.
@@ -109,7 +109,7 @@ def make_units(
     _, cluster = predictions.cluster
     multiplicity = None
     if cluster is not None:
-        unit_of_sample = np.unique(cluster, return_inverse=True)[1]
+        unit_of_sample = factorise(cluster)[1]
     elif predictions.task == "expression":
         cells = np.stack([strata, predictions.labels, *(p.predicted for p in everyone)])
         _, unit_of_sample, multiplicity = np.unique(cells, axis=1, return_inverse=True, return_counts=True)

@@ -10,7 +10,7 @@ import numpy as np
 from ssl_affect.errors import PredictionsError
 
 MAX_BYTES = 256 << 20
-_MATRIX = re.compile(r"\[\s*\[[\d\s,.\[\]eE+]*\]\s*\]")
+_MATRIX = re.compile(r"\[\s*(?:\[[\d\s,.eE+]*\][\s,]*)+\]")
 _ROW = re.compile(r"\[([^\[\]]*)\]")
 
 

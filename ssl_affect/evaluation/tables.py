@@ -113,11 +113,12 @@ class Table:
             raise PredictionsError(f"{self.what}: the column {name!r} must hold numbers ({error})") from error
 
     def is_number(self, name: str) -> bool:
-        """Whether a column holds numbers."""
+        """Whether a column holds numbers; an empty one counts, so that a class of nothing but NaN is not passed over."""
         import pyarrow as pa
 
         kind = self.table[name].type
-        return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        kinds = (pa.types.is_null, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+        return any(is_kind(kind) for is_kind in kinds)
 
     def keep_split(self, split: str) -> "Table":
         """The rows of one split; all rows when there is no split column."""

@@ -118,6 +118,12 @@ def figures(task: str, names: tuple[str, ...], sums: np.ndarray) -> Figures:
     return means | _parts(names, sums, **functions)
 
 
+def figure_names(task: str, names: tuple[str, ...]) -> list[str]:
+    """Names of all figures of a task."""
+    width = 3 if task == "expression" else 4 if task in ("au", "multilabel") else 8
+    return list(figures(task, names, np.zeros((len(names), width))))
+
+
 def _parts(names: tuple[str, ...], sums: np.ndarray, **functions: Callable[[np.ndarray], np.ndarray]) -> Figures:
     values = {metric: function(sums) for metric, function in functions.items()}
     return {f"{metric}/{name}": values[metric][..., k] for metric in values for k, name in enumerate(names)}
