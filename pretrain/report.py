@@ -104,10 +104,8 @@ def _summary(page: Page, facts: Mapping[str, Any], rows: Rows) -> None:
 def _curves(page: Page, rows: Rows) -> None:
     if not rows:
         return
-    parts = sorted(
-        {name for row in rows for name in row if name.startswith("train/")} - {"train/loss", "train/grad_norm"}
-    )
-    parts.remove("train/constant") if "train/constant" in parts else None
+    other = {"train/loss", "train/constant", "train/grad_norm"}
+    parts = sorted({name for row in rows for name in row if name.startswith("train/")} - other)
     page.heading("Loss")
     page.image(_plot(rows, _draw_loss(parts), (9, 4.2)), "Means over the steps between two points.")
     page.heading("Learning rate, gradient and speed")
@@ -227,8 +225,9 @@ def _setup(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _plot(rows: Rows, draw: Callable[[Figure, Rows], None], size: tuple[float, float]) -> bytes:
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=size, dpi=100)
     draw(figure, rows)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.11, top=0.95, hspace=0.35, wspace=0.15)
     figure.savefig(stream := io.BytesIO(), format="png")
     return stream.getvalue()
 

@@ -122,7 +122,7 @@ def test_a_folder_belongs_to_one_run(tmp_path, shards):
     with pytest.raises(ConfigError, match=r"optim\.base_lr: 0\.0015 in that run, 0\.1 now") as error:
         train(run, shards, "--model.optim.base_lr=0.1", "--data.num_workers=1")
     assert "num_workers" not in str(error.value)
-    with pytest.raises(ConfigError, match="--resume none, but .* holds a run up to step 2"):
+    with pytest.raises(ConfigError, match=r"--resume none, but .* holds a run up to step 2"):
         train(run, shards, "--resume=none")
     assert (run / CONFIG_NAME).read_bytes() == before
 
