@@ -16,7 +16,7 @@ from shards.plan import Plan
 from shards.pool import Outcome, WorkerPool
 from shards.progress import Progress
 from shards.sources import Source
-from shards.staging import QuarantineRecord, StagedSample, StagedSource, count_stages, read_quarantine
+from shards.staging import QuarantineRecord, StagedSample, StagedSource, StageWriter, count_stages, read_quarantine
 from shards.worker import StageJob, StageResult, WorkerSettings, start_worker
 from shards.writer import Journal, JournalLine, ShardWriter, stored_bytes, write_quarantine
 from ssl_affect.data.schema import MANIFEST_NAME, QUARANTINE_NAME, Manifest, ShardEntry
@@ -128,7 +128,7 @@ class _Build:
         try:
             with closing(self._staged(first, workers, source_limit_s)) as sources:
                 for number, staged in sources:
-                    for index, sample in enumerate(staged.samples[skip:], start=skip):
+                    for index, sample in enumerate(staged.samples(skip), start=skip):
                         self._append(sample, number, index)
                     skip = 0
                     self.new_records += staged.records
@@ -188,13 +188,12 @@ class _Build:
                     source, path = sources[number], self._stage_path(number)
                     outcome = next(outcomes) if number in waiting else None
                     if source.problem is not None:
-                        yield number, _left_out(source, source.stage, source.problem)
-                    elif outcome is not None and outcome.problem is not None:
-                        staged = _left_out(source, "worker", outcome.problem)
-                        staged.write(path)
-                        yield number, staged
-                    else:
-                        yield number, StagedSource.read(path)
+                        yield number, StagedSource(None, [_left_out(source, source.stage, source.problem)])
+                        continue
+                    if outcome is not None and outcome.problem is not None:
+                        with StageWriter(path) as writer:  # so that a second run does not try it again
+                            writer.records.append(_left_out(source, "worker", outcome.problem))
+                    yield number, StagedSource(path)
 
     def _stage_path(self, number: int) -> Path:
         return self.workspace / "staged" / f"{number:08d}.stage"
@@ -213,8 +212,8 @@ def _report(progress: Progress, outcome: Outcome) -> None:
         progress.add()
 
 
-def _left_out(source: Source, stage: str, reason: str) -> StagedSource:
-    return StagedSource([], [QuarantineRecord(file=source.path, stage=stage, reason=reason)])
+def _left_out(source: Source, stage: str, reason: str) -> QuarantineRecord:
+    return QuarantineRecord(file=source.path, stage=stage, reason=reason)
 
 
 def _manifest(plan: Plan, shards: list[ShardEntry], records: list[QuarantineRecord]) -> Manifest:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ssl-affect shards", description=__doc__)
+    parser = argparse.ArgumentParser(prog="ssl-affect shards", description="Shards of face clips from raw video.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     build = _command(commands, "build", "turn raw videos into shards of face clips", _BUILD_EXAMPLES)
     add_build_options(build)
@@ -108,13 +108,18 @@ def _build(options: argparse.Namespace) -> int:
     if not report.shards:
         print(f"nothing could go in; reasons, from {options.out / 'quarantine.jsonl'}:", file=sys.stderr)
         for record in report.records[:20]:
-            print(f"  {record.stage:7} {record.file}: {record.reason}", file=sys.stderr)
+            print(f"  {record.stage:7} {_plain(f'{record.file}: {record.reason}')}", file=sys.stderr)
         if len(report.records) > 20:
             print(f"  ... and {len(report.records) - 20:,} more", file=sys.stderr)
     elif report.already_done:
         print(f"{options.out} was finished by an earlier run; nothing to do", file=sys.stderr)
     print(report.line())
     return 0 if report.shards else 1
+
+
+def _plain(text: str) -> str:
+    """Text from outside without control characters, which could write anything on a terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -124,7 +129,7 @@ def _verify(options: argparse.Namespace) -> int:
         raise ConfigError(f"--workers {options.workers}: at least one process is needed")
     report = verify(options.folder, workers=options.workers)
     for problem in report.problems:
-        print(f"{problem.where}: {problem.what}")
+        print(_plain(f"{problem.where}: {problem.what}"))
     print(report.line())
     return 1 if report.problems else 0
 

@@ -3,15 +3,19 @@
 Workers finish in any order; the writer takes the staged files strictly in source order. That makes a build with eight
 workers, or one that was killed twice, equal to a quiet one byte for byte.
 
-Layout: ``b"STG1"`` | uint64 length of the header | header (JSON) | the members one after the other.
+Samples go through one by one on both sides, so that a film of three hours needs no more memory than a short clip.
+
+Layout: the members one after the other | JSON that lists them, and the records | uint64 length of the JSON | b"STG1".
 """
 
 import json
+import os
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from ssl_affect.errors import ShardError
@@ -61,56 +65,95 @@ class StagedSample:
         return sum(map(len, self.members.values()))
 
 
-@dataclass(frozen=True, slots=True)
+class StageWriter:
+    """Writes what came of one source; the file appears when the ``with`` block ends well.
+
+    Example:
+        >>> with StageWriter(path) as staged:
+        ...     staged.add(sample)
+        ...     staged.records.append(record)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.records: list[QuarantineRecord] = []
+        self._samples: list[tuple[str, int, float, dict[str, int]]] = []
+        self._file = open_atomic(path)
+
+    def __enter__(self) -> Self:
+        self._stream = self._file.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            text = json.dumps(
+                {"samples": self._samples, "records": [asdict(record) for record in self.records]}, ensure_ascii=False
+            ).encode()
+            self._stream.write(text + struct.pack("<Q", len(text)) + _MAGIC)
+        self._file.__exit__(kind, error, traceback)
+
+    def add(self, sample: StagedSample) -> None:
+        """Appends one sample."""
+        for data in sample.members.values():
+            self._stream.write(data)
+        sizes = {extension: len(data) for extension, data in sample.members.items()}
+        self._samples.append((sample.key, sample.num_frames, sample.seconds, sizes))
+
+    @property
+    def num_samples(self) -> int:
+        """Samples so far."""
+        return len(self._samples)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of video so far."""
+        return sum(seconds for _, _, seconds, _ in self._samples)
+
+
 class StagedSource:
-    """Everything that came of one source."""
+    """Reads what a :class:`StageWriter` wrote.
 
-    samples: Sequence[StagedSample]
-    records: Sequence[QuarantineRecord]
+    Args:
+        path: The file; None for a source of which nothing came.
+        records: Its quarantine records; read from the file where there is one.
 
-    def write(self, path: Path) -> None:
-        """Writes the file atomically."""
-        header = {
-            "samples": [
-                [item.key, item.num_frames, item.seconds, {ext: len(data) for ext, data in item.members.items()}]
-                for item in self.samples
-            ],
-            "records": [asdict(record) for record in self.records],
-        }
-        text = json.dumps(header, ensure_ascii=False).encode()
-        with open_atomic(path) as stream:
-            stream.write(_MAGIC + struct.pack("<Q", len(text)) + text)
-            for item in self.samples:
-                for data in item.members.values():
-                    stream.write(data)
+    Raises:
+        ShardError: the file is damaged.
+    """
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Reads what :meth:`write` wrote.
-
-        Raises:
-            ShardError: the file is damaged.
-        """
-        data = memoryview(Path(path).read_bytes())
+    def __init__(self, path: Path | None, records: Sequence[QuarantineRecord] = ()) -> None:
+        self.path, self.records = path, list(records)
+        self._samples: list[tuple[str, int, float, dict[str, int]]] = []
+        if path is None:
+            return
         try:
-            if data[:4] != _MAGIC:
-                raise ValueError("wrong first bytes")
-            (length,) = struct.unpack_from("<Q", data, 4)
-            at = 12 + length
-            header = json.loads(bytes(data[12:at]))
-            samples = []
-            for key, num_frames, seconds, sizes in header["samples"]:
-                members = {}
-                for extension, size in sizes.items():
-                    members[extension] = bytes(data[at : at + size])
-                    at += size
-                samples.append(StagedSample(key, num_frames, seconds, members))
-            if at != len(data):
-                raise ValueError(f"{len(data)} bytes where the header says {at}")
-            records = [QuarantineRecord(**record) for record in header["records"]]
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+            with open(path, "rb") as stream:
+                end = stream.seek(-12, os.SEEK_END)
+                (length,) = struct.unpack("<Q", stream.read(8))
+                if stream.read() != _MAGIC or length > end:
+                    raise ValueError("it does not end as it should")
+                start = stream.seek(end - length)
+                values = json.loads(stream.read(length))
+            self._samples = [(key, frames, seconds, sizes) for key, frames, seconds, sizes in values["samples"]]
+            self.records = [QuarantineRecord(**record) for record in values["records"]]
+            total = sum(sum(sizes.values()) for *_, sizes in self._samples)
+            if total != start:
+                raise ValueError(f"{start} bytes of members where it lists {total}")
+        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
             raise ShardError(f"staged source {path}: damaged ({error}); delete this file and run again") from error
-        return cls(samples, records)
+
+    def samples(self, first: int = 0) -> Iterator[StagedSample]:
+        """The samples from number ``first`` on, each read when it is asked for."""
+        if self.path is None:
+            return
+        with open(self.path, "rb") as stream:
+            for number, (key, num_frames, seconds, sizes) in enumerate(self._samples):
+                if number < first:
+                    stream.seek(sum(sizes.values()), os.SEEK_CUR)
+                    continue
+                members = {extension: stream.read(size) for extension, size in sizes.items()}
+                yield StagedSample(key, num_frames, seconds, members)
 
 
 def count_stages(records: Iterable[QuarantineRecord]) -> dict[str, int]:

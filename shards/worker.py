@@ -7,18 +7,19 @@ either. Tracks that are too short or too patchy are left out one by one.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from shards.encode import check_video, encode_video
 from shards.pool import AbortError
 from shards.sources import Source
-from shards.staging import QuarantineRecord, StagedSample, StagedSource
+from shards.staging import QuarantineRecord, StagedSample, StageWriter
 from ssl_affect.data.audio import RawAudio, cut_audio, decode_flac, encode_flac, loudness
 from ssl_affect.data.framefolder import list_frames
 from ssl_affect.data.rawvideo import probe, read_audio
 from ssl_affect.data.schema import AudioFacts, SampleFacts
-from ssl_affect.errors import DecodeError, SslAffectError
+from ssl_affect.errors import ConfigError, DecodeError, SslAffectError
 from ssl_affect.faces.boxes import SourceBoxes, read_boxes
 from ssl_affect.faces.clips import FaceClip, RejectedTrack, face_clips
 from ssl_affect.faces.detect import Detector, create_detector
@@ -74,47 +75,53 @@ def start_worker(settings: WorkerSettings) -> Callable[[StageJob], StageResult]:
     import cv2
 
     cv2.setNumThreads(1)
+    recipe = settings.recipe
     detector = create_detector(settings.detector, settings.weights) if settings.detector else None
+    if detector is not None and (detector.name, detector.weights_sha256) != (recipe.detector, recipe.detector_sha256):
+        raise ConfigError(f"the weights in {settings.weights} were changed while the build was running; start it again")
     boxes = read_boxes(settings.boxes) if settings.boxes else None
 
     def stage(job: StageJob) -> StageResult:
-        staged = process_source(job.source, settings, detector, boxes)
         try:
-            staged.write(job.path)
+            return stage_source(job, settings, detector, boxes)
         except OSError as error:  # the disk is full or gone: no fault of the source
             raise AbortError(
                 f"{job.path.parent}: cannot write ({error.strerror}); make room and run the same command again"
             ) from error
-        return StageResult(len(staged.samples), sum(sample.seconds for sample in staged.samples))
 
     return stage
 
 
-def process_source(
-    source: Source, settings: WorkerSettings, detector: Detector | None, boxes: Mapping[str, SourceBoxes] | None
-) -> StagedSource:
-    """Decodes, tracks, crops, encodes and checks one source.
+def stage_source(
+    job: StageJob, settings: WorkerSettings, detector: Detector | None, boxes: Mapping[str, SourceBoxes] | None
+) -> StageResult:
+    """Decodes, tracks, crops, encodes and checks one source, and writes what came of it.
 
     Args:
-        source: A source without a known problem.
+        job: A source without a known problem, and the file to write.
         settings: Settings of the build.
         detector: Face detector, for ``faces="detect"``.
         boxes: Boxes by source path, for ``faces="boxes"``.
 
-    Returns:
-        Its samples; or none, and the record that says why.
+    Raises:
+        OSError: the file cannot be written.
     """
-    path = settings.root / source.path
+    source, path = job.source, settings.root / job.source.path
     rejected: list[RejectedTrack] = []
     try:
         if boxes is not None and source.path not in boxes:
             raise SourceFailedError("faces", f"no boxes for this source in {Path(settings.boxes or '').name}")
         own = None if boxes is None else boxes[source.path]
-        samples = _samples(source, path, settings.recipe, detector, own, rejected.append)
-    except SourceFailedError as failure:
+        with StageWriter(job.path) as staged:
+            for sample in _samples(source, path, settings.recipe, detector, own, rejected.append):
+                staged.add(sample)
+            staged.records += [_record(track, path, source.path) for track in rejected]
+        return StageResult(staged.num_samples, staged.seconds)
+    except SourceFailedError as failure:  # what was staged so far is gone with the temporary file
         reason = _relative_text(failure.reason, path, source.path)
-        return StagedSource([], [QuarantineRecord(file=source.path, stage=failure.stage, reason=reason)])
-    return StagedSource(samples, [_record(track, path, source.path) for track in rejected])
+        with StageWriter(job.path) as staged:
+            staged.records.append(QuarantineRecord(file=source.path, stage=failure.stage, reason=reason))
+        return StageResult(0, 0.0)
 
 
 def _record(rejected: RejectedTrack, path: Path, name: str) -> QuarantineRecord:
@@ -134,23 +141,23 @@ def _samples(
     detector: Detector | None,
     boxes: SourceBoxes | None,
     on_reject: Callable[[RejectedTrack], None],
-) -> list[StagedSample]:
+) -> Iterator[StagedSample]:
     with _stage("open", OSError):
         probe(path)
         source_sha256 = _hash_source(path)
-    samples: list[StagedSample] = []
     audio: RawAudio | None = None
     clips = face_clips(path, recipe, detector=detector, boxes=boxes, on_reject=on_reject)
-    while True:
+    for number in count():
         with _stage("faces", SslAffectError), _stage("decode", OSError):
             clip = next(clips, None)
         if clip is None:
-            return samples
-        if not samples:
-            with _stage("audio"):
+            return
+        if number == 0:
+            with _stage("audio", OSError):
                 audio = read_audio(path, recipe.sample_rate)
         with _stage("encode", SslAffectError):
-            samples.append(_encode(clip, source, source_sha256, recipe, audio))
+            sample = _encode(clip, source, source_sha256, recipe, audio)
+        yield sample
 
 
 def _encode(clip: FaceClip, source: Source, source_sha256: str, recipe: Recipe, audio: RawAudio | None) -> StagedSample:

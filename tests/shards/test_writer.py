@@ -5,7 +5,7 @@ import tarfile
 import pytest
 import webdataset
 
-from shards.staging import QuarantineRecord, StagedSample, StagedSource, count_stages, read_quarantine
+from shards.staging import QuarantineRecord, StagedSample, StagedSource, StageWriter, count_stages, read_quarantine
 from shards.writer import Journal, JournalLine, ShardWriter, stored_bytes, write_quarantine
 from ssl_affect.data.schema import ShardIndex
 from ssl_affect.errors import ShardError
@@ -99,14 +99,33 @@ def test_journal_survives_a_torn_last_line_and_refuses_other_damage(tmp_path):
 
 def test_staged_source_reads_back_and_notices_damage(tmp_path):
     record = QuarantineRecord(file="x.mp4", stage="track", reason="short", track=2, start_s=1.5, duration_s=0.2)
-    staged = StagedSource([make_sample(1), make_sample(2)], [record])
-    staged.write(tmp_path / "a.stage")
-    assert StagedSource.read(tmp_path / "a.stage") == staged
-    data = (tmp_path / "a.stage").read_bytes()
-    for broken in (data[:-1], data + b"x", b"XXXX" + data[4:], data[:9], b""):
-        (tmp_path / "b.stage").write_bytes(broken)
+    path = tmp_path / "a.stage"
+    with StageWriter(path) as writer:
+        for number in (1, 2, 3):
+            writer.add(make_sample(number))
+        writer.records.append(record)
+        assert not path.exists()
+    assert (writer.num_samples, writer.seconds) == (3, pytest.approx(3.12))
+    staged = StagedSource(path)
+    assert list(staged.samples()) == [make_sample(number) for number in (1, 2, 3)]
+    assert list(staged.samples(2)) == [make_sample(3)]
+    assert staged.records == [record]
+    data = path.read_bytes()
+    for broken in (data[:-1], data + b"x", data[1:], b"STG1", b""):
+        path.write_bytes(broken)
         with pytest.raises(ShardError, match="damaged"):
-            StagedSource.read(tmp_path / "b.stage")
+            StagedSource(path)
+
+
+def test_a_source_that_fails_half_way_leaves_no_file(tmp_path):
+    def fail():
+        with StageWriter(tmp_path / "a.stage") as writer:
+            writer.add(make_sample(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not list(tmp_path.iterdir())
 
 
 def test_quarantine_is_one_json_object_a_line_in_order(tmp_path):
