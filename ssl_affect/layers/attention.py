@@ -42,24 +42,25 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Tokens attend to a context; key and value weights are stored as one [2D, D] matrix.
+    """Tokens attend to a context; key and value weights are stored as one [2D, Dc] matrix, in that order.
 
     Args:
-        dim: Width D of tokens and context.
+        dim: Width D of the tokens.
         num_heads: Heads; must divide ``dim``.
+        context_dim: Width Dc of the context; None: that of the tokens.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, context_dim: int | None = None) -> None:
         super().__init__()
         self.num_heads = _check_heads(dim, num_heads)
         self.q = nn.Linear(dim, dim, bias=False)
-        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.kv = nn.Linear(context_dim or dim, 2 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Queries from ``x`` [B, Tq, D], keys and values from ``context`` [B, Tk, D]: [B, Tq, D]."""
+        """Queries from ``x`` [B, Tq, D], keys and values from ``context`` [B, Tk, Dc]: [B, Tq, D]."""
         query = F.linear(x, self.q.weight, self.q_bias)
         bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
         key, value = F.linear(context, self.kv.weight, bias).chunk(2, dim=-1)

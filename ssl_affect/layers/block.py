@@ -1,11 +1,11 @@
-"""The standard pre-norm transformer block."""
+"""The standard pre-norm transformer block, alone and with cross-attention to a context in front."""
 
 from functools import partial
 
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from ssl_affect.layers.attention import SelfAttention
+from ssl_affect.layers.attention import CrossAttention, SelfAttention
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -37,3 +37,46 @@ class Block(nn.Module):
         """[B, T, D] -> [B, T, D]."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CrossBlock(Block):
+    """x += cross_attention(norm(x), norm(context)); then the two steps of :class:`Block`.
+
+    Args:
+        dim: Width D of the tokens.
+        num_heads: Attention heads, of both attentions.
+        context_dim: Width Dc of the context; None: that of the tokens.
+        mlp_ratio: Hidden width of the MLP as a multiple of ``dim``.
+        drop_path_rate: Probability of leaving out a branch during training; the three branches draw independently.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        context_dim: int | None = None,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__(dim, num_heads, mlp_ratio=mlp_ratio, drop_path_rate=drop_path_rate)
+        self.cross_norm1 = LayerNorm(dim)
+        self.cross_norm2 = LayerNorm(context_dim or dim)
+        self.cross_attn = CrossAttention(dim, num_heads, context_dim)
+
+    def forward(self, x: Tensor, context: Tensor | None, present: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """One block.
+
+        Args:
+            x: Tokens [B, T, D].
+            context: [B, Tc, Dc]; None leaves the cross-attention out.
+            present: bool [B], False for clips whose context is missing: their cross-attention is left out, and nothing of
+                their context reaches the result.
+
+        Returns:
+            [B, T, D].
+        """
+        if context is not None:
+            heard = self.drop_path(self.cross_attn(self.cross_norm1(x), self.cross_norm2(context)))
+            x = x + (heard if present is None else heard.masked_fill(~present[:, None, None], 0.0))
+        return super().forward(x)

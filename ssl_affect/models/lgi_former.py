@@ -272,7 +272,7 @@ class LGIFormer(nn.Module):
 
     def example_inputs(self) -> tuple[Tensor]:
         """Arguments of :meth:`forward` for one clip, on the device of the model: a blank video [1, 3, T, H, W]."""
-        return (self.region_tokens.new_zeros(1, *self.patch_embed.video_shape),)
+        return (self.region_tokens.new_zeros(1, *self.patch_embed.input_shape),)
 
     def example_mask(self, ratio: float) -> Tensor:
         """A mask [1, N] on the CPU that hides ``ratio`` of every region."""

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from ssl_affect.errors import ConfigError
-from ssl_affect.layers import Block, CrossAttention, PatchEmbed3d, SelfAttention, sinusoid_table
+from ssl_affect.layers import (
+    Block,
+    CrossAttention,
+    CrossBlock,
+    PatchEmbed2d,
+    PatchEmbed3d,
+    SelfAttention,
+    sinusoid_table,
+)
 from ssl_affect.layers.init import init_transformer
 
 
@@ -45,6 +53,14 @@ def test_cross_attention_is_the_formula(filled):
     torch.testing.assert_close(layer(x, context), layer.proj(expected))
 
 
+def test_a_context_may_have_another_width(filled):
+    layer, x, context = filled(CrossAttention(12, 2, 5)), torch.randn(2, 5, 12), torch.randn(2, 3, 5)
+    wk, wv = layer.kv.weight.chunk(2)
+    assert layer.kv.weight.shape == (24, 5)
+    expected = _plain_attention(x @ layer.q.weight.T + layer.q_bias, context @ wk.T, context @ wv.T + layer.v_bias, 2)
+    torch.testing.assert_close(layer(x, context), layer.proj(expected))
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match=r"width 12 cannot be cut into 5 heads; .*\[1, 2, 3, 4, 6, 12\]"):
         SelfAttention(12, 5)
@@ -68,10 +84,48 @@ def test_patch_embedding_refuses_other_clips():
         PatchEmbed3d(img_size=10, patch_size=4, tubelet_size=2, num_frames=4, embed_dim=5)
 
 
+def test_patch_embedding_of_a_spectrogram_is_the_convolution(filled):
+    layer = filled(PatchEmbed2d(size=(12, 8), patch_size=4, embed_dim=5))
+    spectrogram = torch.randn(2, 1, 12, 8)
+    kernel = layer.proj.weight.view(5, 1, 4, 4)  # (time, mel)
+    expected = nn.functional.conv2d(spectrogram, kernel, layer.proj.bias, stride=4).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(layer(spectrogram), expected)
+    assert layer.grid.shape == (1, 3, 2), "rows are time, columns are mel bins"
+    index = torch.tensor([[5, 0], [3, 3]])
+    torch.testing.assert_close(layer(spectrogram, index), expected.gather(1, index[..., None].expand(-1, -1, 5)))
+
+
+def test_patch_embedding_refuses_other_spectrograms():
+    with pytest.raises(ConfigError, match=r"got \[2, 1, 8, 12\], this model takes \[B, 1, 12, 8\] \(time, mel\)"):
+        PatchEmbed2d(size=(12, 8), patch_size=4, embed_dim=5)(torch.zeros(2, 1, 8, 12))
+    for size in ((12, 10), (12,), (0, 4)):
+        with pytest.raises(ConfigError, match=r"cannot be cut into patches of 4 x 4"):
+            PatchEmbed2d(size=size, patch_size=4, embed_dim=5)
+
+
 def test_block_adds_two_branches(filled):
     block, x = filled(Block(8, 2)), torch.randn(2, 3, 8)
     middle = x + block.attn(block.norm1(x))
     torch.testing.assert_close(block(x), middle + block.mlp(block.norm2(middle)))
+
+
+def test_cross_block_hears_the_context_before_itself(filled):
+    block, x, context = filled(CrossBlock(8, 2, context_dim=6)), torch.randn(2, 3, 8), torch.randn(2, 4, 6)
+    heard = x + block.cross_attn(block.cross_norm1(x), block.cross_norm2(context))
+    middle = heard + block.attn(block.norm1(heard))
+    torch.testing.assert_close(block(x, context), middle + block.mlp(block.norm2(middle)))
+    names = ["cross_attn", "cross_norm1", "cross_norm2", "norm1", "attn", "norm2", "mlp"]
+    assert {name.split(".")[0] for name, _ in block.named_parameters()} == set(names)
+
+
+def test_cross_block_of_a_clip_without_context(filled):
+    block, x, context = filled(CrossBlock(8, 2)), torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    both = block(x, context, torch.tensor([True, False]))
+    torch.testing.assert_close(both[0], block(x, context)[0])
+    torch.testing.assert_close(both[1], block(x, None)[1])
+    plain = Block(8, 2)
+    plain.load_state_dict({n: p for n, p in block.state_dict().items() if not n.startswith("cross_")})
+    torch.testing.assert_close(block(x, None), plain(x))
 
 
 def test_sinusoid_table_has_interleaved_sine_and_cosine():
