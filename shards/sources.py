@@ -10,7 +10,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Source:
         num_bytes: Size of the file, or of all frames of the folder.
         subject: Who is seen, where the manifest says so.
         labels: Label columns of the manifest by name; values are JSON scalars.
+        frame_labels: Columns with one label per frame of the source, in order; None where a frame has none.
+        audio: File of the sound below the root, where it does not come from the video. Its time zero is that of the video,
+            or the start of ``span``.
+        span: Start and end of the source in the video, in seconds, where it is a part of it.
+        region: Left, top, width and height of the part of the picture to look at, as shares of the picture.
         problem: Why it cannot even be opened; None for a source worth trying.
         stage: Stage of the problem, ``path`` or ``open``.
     """
@@ -43,6 +48,10 @@ class Source:
     num_bytes: int
     subject: str | None = None
     labels: dict[str, Any] = field(default_factory=dict)
+    frame_labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    audio: str | None = None
+    span: tuple[float, float] | None = None
+    region: tuple[float, float, float, float] | None = None
     problem: str | None = None
     stage: str = "path"
 
@@ -61,7 +70,9 @@ class SourceList:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
+    """A path that was found or listed, and what is wrong with it."""
+
     path: str
     problem: str | None = None
 
@@ -79,7 +90,7 @@ def walk_sources(root: Path, *, follow_links: bool = False) -> SourceList:
     Raises:
         ConfigError: ``root`` is not a folder.
     """
-    root = _existing_folder(root)
+    root = existing_folder(root)
     ignored: Counter[str] = Counter()
     found = sorted(_walk(root, follow_links, ignored), key=lambda item: natural_key(item.path))
     return SourceList(root=root, sources=_with_keys(root, found, follow_links), ignored=dict(sorted(ignored.items())))
@@ -99,9 +110,9 @@ def manifest_sources(manifest: Path, root: Path | None = None, *, follow_links: 
             stands there twice.
     """
     manifest = Path(manifest)
-    root = _existing_folder(manifest.parent if root is None else root)
+    root = existing_folder(manifest.parent if root is None else root)
     rows = read_rows(manifest)
-    found = [_check_listed(root, row["path"], follow_links) for row in rows]
+    found = [check_listed(root, row["path"], follow_links) for row in rows]
     _refuse_duplicates(manifest, "path", (item.path for item in found))
     sources = _with_keys(root, found, follow_links, rows)
     _refuse_duplicates(manifest, "key", (source.key for source in sources))
@@ -128,7 +139,7 @@ def printable(path: str) -> str:
 # Walking
 
 
-def _walk(root: Path, follow_links: bool, ignored: Counter[str]) -> Iterator[_Found]:
+def _walk(root: Path, follow_links: bool, ignored: Counter[str]) -> Iterator[Found]:
     seen = {_identity(root)}
     waiting = [root]
     while waiting:
@@ -137,7 +148,7 @@ def _walk(root: Path, follow_links: bool, ignored: Counter[str]) -> Iterator[_Fo
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            yield _Found(_relative(root, folder), f"the folder cannot be listed: {error.strerror}")
+            yield Found(_relative(root, folder), f"the folder cannot be listed: {error.strerror}")
             continue
         for entry in entries:
             if entry.name.startswith("."):
@@ -151,13 +162,13 @@ def _walk(root: Path, follow_links: bool, ignored: Counter[str]) -> Iterator[_Fo
                     waiting.append(path)
             elif interesting or (escape and path.is_dir()):
                 has_videos = has_videos or interesting
-                yield _Found(_relative(root, path), escape)
+                yield Found(_relative(root, path), escape)
             elif suffix in FRAME_SUFFIXES and not escape:
                 has_frames = True
             else:
                 ignored[suffix or "(no suffix)"] += 1
         if has_frames and folder != root and not has_videos:
-            yield _Found(_relative(root, folder))
+            yield Found(_relative(root, folder))
         elif has_frames:
             ignored["(pictures beside videos or in the root)"] += 1
 
@@ -194,23 +205,23 @@ def _refuse_duplicates(manifest: Path, what: str, values: Iterable[str]) -> None
         )
 
 
-def _check_listed(root: Path, path: str, follow_links: bool) -> _Found:
+def check_listed(root: Path, path: str, follow_links: bool) -> Found:
     """Path tricks: absolute paths, "..", links out of the root."""
     clean = Path(path)
     if "\0" in path:
-        return _Found(path, "the name holds a zero byte")
+        return Found(path, "the name holds a zero byte")
     if clean.is_absolute() or "\\" in path or ".." in clean.parts:
-        return _Found(path, "the path leaves the root or is not relative to it")
+        return Found(path, "the path leaves the root or is not relative to it")
     full = root / clean
     try:
         resolved = full.resolve(strict=True)
     except OSError as error:
-        return _Found(path, f"no such file below the root: {error.strerror}")
+        return Found(path, f"no such file below the root: {error.strerror}")
     except RuntimeError:
-        return _Found(path, "a loop of links")
+        return Found(path, "a loop of links")
     if not follow_links and not resolved.is_relative_to(root.resolve()):
-        return _Found(path, "a link that leaves the root; --follow-links accepts such links")
-    return _Found(clean.as_posix())
+        return Found(path, "a link that leaves the root; --follow-links accepts such links")
+    return Found(clean.as_posix())
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -218,9 +229,9 @@ def _check_listed(root: Path, path: str, follow_links: bool) -> _Found:
 
 
 def _with_keys(
-    root: Path, found: list[_Found], follow_links: bool, rows: list[dict[str, Any]] | None = None
+    root: Path, found: list[Found], follow_links: bool, rows: list[dict[str, Any]] | None = None
 ) -> list[Source]:
-    keys = [_made_key(item.path, _HASH_DIGITS) for item in found]
+    keys = [made_key(item.path, _HASH_DIGITS) for item in found]
     # Among a million files named alike, 32 bits of hash do meet; the few that do get a longer one.
     meeting = {key for key, count in Counter(keys).items() if count > 1}
     sources = []
@@ -228,11 +239,11 @@ def _with_keys(
         row = rows[number] if rows is not None else {}
         num_bytes, problem, stage = 0, item.problem, "path"
         if problem is None:
-            num_bytes, problem, stage = _measure(root, item.path, follow_links)
+            num_bytes, problem, stage = measure(root, item.path, follow_links)
         sources.append(
             Source(
                 path=printable(item.path),
-                key=row.get("key") or (_made_key(item.path, _LONG_HASH_DIGITS) if key in meeting else key),
+                key=row.get("key") or (made_key(item.path, _LONG_HASH_DIGITS) if key in meeting else key),
                 num_bytes=num_bytes,
                 subject=row.get("subject"),
                 labels={name: row[name] for name in sorted(row) if name not in ("path", "key", "subject")},
@@ -243,15 +254,15 @@ def _with_keys(
     return sources
 
 
-def _made_key(path: str, digits: int) -> str:
-    """The readable part of the file name and a piece of the SHA-256 of the whole path."""
+def made_key(path: str, digits: int = _LONG_HASH_DIGITS) -> str:
+    """A key: the readable part of the file name and a piece of the SHA-256 of the whole path."""
     stem = unicodedata.normalize("NFKD", Path(path).stem).encode("ascii", "ignore").decode()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:_STEM_LENGTH] or "clip"
     digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{stem[: KEY_LENGTH - 1 - digits]}-{digest[:digits]}"
 
 
-def _measure(root: Path, name: str, follow_links: bool) -> tuple[int, str | None, str]:
+def measure(root: Path, name: str, follow_links: bool) -> tuple[int, str | None, str]:
     """Size in bytes, and what is wrong (with its stage) if the path is nothing that can hold a video."""
     if printable(name) != name:
         return 0, "the name is not valid UTF-8; rename the file", "path"
@@ -275,7 +286,12 @@ def _measure(root: Path, name: str, follow_links: bool) -> tuple[int, str | None
     return status.st_size, None, ""
 
 
-def _existing_folder(folder: Path) -> Path:
+def existing_folder(folder: Path) -> Path:
+    """A folder that is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"

@@ -122,6 +122,11 @@ def _overall(
     left = len(rows) - len(labelled)
     if left:
         yield CheckLine(what="clips without a label", status="note", found=f"{left:,}")
+    problems = [f"{row.clip_id} ({row.problem})" for row in rows if row.problem]
+    if problems:
+        shown = ", ".join(problems[:_SHOWN]) + (", ..." if len(problems) > _SHOWN else "")
+        text = f"{len(problems):,} clips are listed but not usable: {shown}"
+        yield CheckLine(what="files", status="differs", expected="one for every clip", found=text)
     several = sum(row.samples > 1 for row in records)
     if several:
         yield CheckLine(what="clips with several samples (people or pieces)", status="note", found=f"{several:,}")
@@ -191,8 +196,12 @@ def _size(rows: Sequence[ClipRecord], facts: FoldFacts, protocol: Protocol) -> i
 
 
 def _frames(row: ClipRecord, protocol: Protocol) -> int:
-    label = _first_label(protocol, row)
-    return len(label) if isinstance(label, list) else row.num_frames or 0
+    """Frames with any label; all frames where labels are not per frame."""
+    columns = [row.labels.get(target.column) for target in protocol.targets]
+    series = [values for values in columns if isinstance(values, list)]
+    if not series:
+        return row.num_frames or 0
+    return sum(any(value is not None for value in values) for values in zip(*series, strict=True))
 
 
 def _against_lists(protocol: Protocol, folds: Sequence[Fold], records: Sequence[ClipRecord]) -> Iterator[CheckLine]:

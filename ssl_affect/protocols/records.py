@@ -37,6 +37,7 @@ class ClipRecord:
         fold: Official test fold that lists it.
         num_frames: Its frames, where known.
         samples: Samples of a shard set that come from it.
+        problem: What is wrong with its files, as far as one can tell without opening them.
     """
 
     clip_id: str
@@ -47,6 +48,7 @@ class ClipRecord:
     fold: str | None = None
     num_frames: int | None = None
     samples: int = 1
+    problem: str | None = None
 
 
 def read_records(protocol: Protocol, path: Path) -> list[ClipRecord]:

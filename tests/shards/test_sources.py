@@ -99,10 +99,10 @@ def test_names_that_are_no_text_are_refused_and_can_be_printed(tmp_path):
     st.text(min_size=1, max_size=120).filter(lambda name: "\0" not in name), st.integers(0, 9999), st.integers(0, 9999)
 )
 def test_keys_are_always_valid(name, track, piece):
-    from shards.sources import _made_key
+    from shards.sources import made_key
 
     for digits in (8, 24):
-        key = _made_key(name, digits)
+        key = made_key(name, digits)
         assert len(key) <= 64
         assert KEY_PATTERN.fullmatch(f"{key}-p{track}-{piece}")
     assert printable(name).encode()

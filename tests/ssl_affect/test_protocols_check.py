@@ -290,3 +290,23 @@ def test_unknown_names_are_explained(capsys):
 def test_the_table_of_numbers_is_json():
     text = (Path(__file__).parents[2] / "ssl_affect/protocols/data/numbers.json").read_text(encoding="utf-8")
     assert set(json.loads(text)) == {"version", "units", "records"}
+
+
+def test_frames_without_any_label_do_not_count():
+    """BP4D hands out all pictures and codes some of them; 9 for one AU leaves the others of the frame."""
+    protocol = get_protocol("bp4d")
+    people = [person for part in protocol.fold_rule.expanded_parts for person in part]
+    first = protocol.targets[0].column
+    series = {t.column: [None, 0, 1, None] if t.column == first else [None, 0, None, 1] for t in protocol.targets}
+    records = [ClipRecord(clip_id=f"{person}_T1", where="x", subject=person, labels=series) for person in people]
+    lines = {line.what: line.found for line in check_records(protocol, records).lines}
+    assert lines["fold 1, test frames"] == str(13 * 3)
+
+
+def test_files_that_are_missing_are_a_difference():
+    row = ravdess_rows()[0]
+    record = ClipRecord(
+        clip_id=row["clip_id"], where="x", labels={"expression": "neutral"}, problem="x.mp4 is not there"
+    )
+    lines = {line.what: line for line in check_records(RAVDESS, [record]).lines}
+    assert lines["files"].found == f"1 clips are listed but not usable: {row['clip_id']} (x.mp4 is not there)"
