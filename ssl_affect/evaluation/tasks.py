@@ -113,7 +113,7 @@ def figures(task: str, names: tuple[str, ...], sums: np.ndarray) -> Figures:
     elif task == "va":
         functions = {**functions, "sagr": m.sign_agreement}
     else:
-        functions = {**functions, "one_minus_mae": m.one_minus_mae}
+        functions = {**functions, "sagr": m.sign_agreement, "one_minus_mae": m.one_minus_mae}
     means = {f"mean_{name}": m.mean_defined(function(sums)) for name, function in functions.items()}
     return means | _parts(names, sums, **functions)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,15 @@ def test_every_task_has_a_report(tmp_path, task):
     report, page = write_report(result, tmp_path, predictions=table, embeddings=rng.random((40, 3)))
     assert json.loads(report.read_text())["task"] == task
     assert ("ORACLE" in page.read_text()) == (task in ("au", "multilabel"))
+
+
+def test_the_code_in_the_guide_runs_as_it_stands(capsys):
+    guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "docs/evaluation.md", "exec"), {})
+    assert re.match(r"uar \d\d\.\d\d \[.*\] \(last\)", capsys.readouterr().out)
 
 
 def test_errors_are_one_message_and_exit_code_two(tmp_path, capsys):
