@@ -5,6 +5,7 @@ visible and what is masked are dense tensors. Nothing here reads a global random
 :class:`~ssl_affect.types.MaskSpec`, the grid and the generator.
 """
 
+import math
 from fractions import Fraction
 
 import torch
@@ -15,27 +16,34 @@ from ssl_affect.errors import ConfigError
 from ssl_affect.types import MaskSpec, TokenGrid
 
 
-def mask_window(spec: MaskSpec, grid: TokenGrid) -> tuple[int, int]:
-    """Height and width, in tokens, of the windows that each hide the same count; a ``tube`` has one for the frame."""
-    return spec.window if spec.window is not None else (grid.h, grid.w)
+def mask_window(spec: MaskSpec, grid: TokenGrid) -> tuple[int, int, int]:
+    """Time, height and width, in tokens, of the windows that each hide the same count.
+
+    The windows of a tube are one step long and masked alike at all times: ``tube`` has one for the frame, ``part_window``
+    those of the spec. ``random`` has one for the whole grid.
+    """
+    if spec.kind == "random":
+        return grid.shape
+    return (1, *spec.window) if spec.window is not None else (1, grid.h, grid.w)
 
 
 def num_masked_per_window(spec: MaskSpec, grid: TokenGrid) -> int:
-    """Masked tokens of one window of one frame: the exact floor of ratio times window size.
+    """Masked tokens of one window: the exact floor of ratio times window size.
 
     The ratio is taken as the decimal number that was written, so 0.29 of 100 tokens is 29; floating point gives 28.
 
     Raises:
         ConfigError: the window does not divide the grid, or nothing or everything would be masked.
     """
-    height, width = mask_window(spec, grid)
-    grid.split((1, height, width))
-    size = height * width
+    window = mask_window(spec, grid)
+    grid.split(window)
+    size = math.prod(window)
     masked = int(Fraction(str(float(spec.ratio))) * size)
     if not 0 < masked < size:
         raise ConfigError(
-            f"MaskSpec: ratio={spec.ratio} of a window of {height} x {width} tokens masks {masked} of {size}; at least one"
-            f" token must be masked and one visible, so choose a ratio from {1 / size:.4g} to below 1 or a larger window"
+            f"MaskSpec: ratio={spec.ratio} of a window of {' x '.join(map(str, window))} tokens masks {masked} of {size};"
+            f" at least one token must be masked and one visible, so choose a ratio from {1 / size:.4g} to below 1 or a"
+            " larger window"
         )
     return masked
 
@@ -46,13 +54,12 @@ def num_visible(spec: MaskSpec, grid: TokenGrid) -> int:
     Raises:
         ConfigError: see :func:`num_masked_per_window`.
     """
-    height, width = mask_window(spec, grid)
-    windows = grid.split((1, height, width)).num_tokens
-    return windows * (height * width - num_masked_per_window(spec, grid))
+    window = mask_window(spec, grid)
+    return grid.split(window).num_tokens * (math.prod(window) - num_masked_per_window(spec, grid))
 
 
 def make_mask(spec: MaskSpec, grid: TokenGrid, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Draws one mask per clip (MAE-DFER, section 3.2): a pattern in space, repeated over time.
+    """Draws one mask per clip: a pattern in space, repeated over time (MAE-DFER, section 3.2), or one over the whole grid.
 
     Args:
         spec: Kind, ratio and window.
@@ -61,18 +68,19 @@ def make_mask(spec: MaskSpec, grid: TokenGrid, batch_size: int, generator: torch
         generator: Decides the mask; the result lies on its device. Equal seeds give equal masks on one kind of device.
 
     Returns:
-        bool [B, N], True = masked; every window of every frame has the same number of masked tokens.
+        bool [B, N], True = masked; every window has the same number of masked tokens.
 
     Raises:
         ConfigError: see :func:`num_masked_per_window`.
     """
-    height, width = mask_window(spec, grid)
+    time, height, width = mask_window(spec, grid)
     masked = num_masked_per_window(spec, grid)
-    windows = grid.split((1, height, width))
-    noise = torch.rand((batch_size, windows.h, windows.w, height * width), generator=generator, device=generator.device)
+    windows = grid.split((time, height, width))
+    size = time * height * width
+    noise = torch.rand((batch_size, windows.h, windows.w, size), generator=generator, device=generator.device)
     rank = noise.argsort(dim=-1, stable=True).argsort(dim=-1)
-    frame = rearrange(rank < masked, "b nh nw (wh ww) -> b (nh wh) (nw ww)", wh=height)
-    return repeat(frame, "b h w -> b (t h w)", t=grid.t)
+    pattern = rearrange(rank < masked, "b nh nw (wt wh ww) -> b wt (nh wh) (nw ww)", wt=time, wh=height)
+    return repeat(pattern, "b wt h w -> b (nt wt h w)", nt=windows.t)
 
 
 def check_mask(mask: Tensor, num_tokens: int, batch_size: int | None = None) -> None:
@@ -104,6 +112,35 @@ def count_visible(mask: Tensor) -> int:
             " at least one, which make_mask gives"
         )
     return int(low)
+
+
+def split_mask(mask: Tensor, num_visible: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Raster indices of the visible and of the masked tokens, both ascending.
+
+    Args:
+        mask: bool [B, N], True = masked, on any device.
+        num_visible: Visible tokens V of every clip, if known: then a mask on a GPU is checked there and nothing waits.
+        device: Where the indices are needed.
+
+    Returns:
+        int64 [B, V] and [B, N - V].
+
+    Raises:
+        ConfigError: clips differ in their number of visible tokens, have none, or another one than ``num_visible``.
+    """
+    if num_visible is None or mask.device.type == "cpu":
+        counted = count_visible(mask)
+        if num_visible not in (None, counted):
+            raise ConfigError(
+                f"mask: every clip has {counted} visible tokens, num_visible={num_visible} was promised; pass what"
+                " check_mask_spec gives for the spec that the mask was drawn from, or None"
+            )
+        num_visible = counted
+    else:
+        promise = f"mask: a clip does not have {num_visible} visible tokens"
+        torch._assert_async(((~mask).sum(dim=1) == num_visible).all(), promise)
+    order = _visible_first(mask.to(device, non_blocking=True))
+    return order[:, :num_visible], order[:, num_visible:]
 
 
 def visible_index(mask: Tensor, num_visible: int) -> Tensor:

@@ -20,7 +20,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
-    """Tokens along time, height and width. Raster index = (t * h + row) * w + column."""
+    """Tokens along time, height and width. Raster index = (t * h + row) * w + column.
+
+    A spectrogram is a picture, a grid with t = 1: rows are time, columns are mel bins.
+    """
 
     t: int
     h: int
@@ -92,43 +95,96 @@ class ClipSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskSpec:
-    """Which tokens are masked. Both kinds are tubes: one pattern in space, repeated over time.
+class AudioSpec:
+    """What the sound of a clip is for a model: a log-mel spectrogram (HiCMAE, section 4.1).
 
     Args:
-        kind: ``tube`` draws over the whole frame; ``part_window`` draws the same count inside every window
-            (MAE-DFER, section 3), which LGI-Former needs so that every region keeps equally many visible tokens.
+        sample_rate: Values per second of the waveform; shards are built with this rate.
+        num_mel_bins: Mel bands, the second axis of the spectrogram.
+        num_frames: Rows of the spectrogram, its first axis; longer sound is cut, shorter sound padded.
+        frame_shift_ms: Time between two rows in milliseconds.
+        mean: Mean of log-mel values over the training corpus, in units of log power.
+        std: Their standard deviation; values are divided by twice this.
+    """
+
+    sample_rate: int = 16000
+    num_mel_bins: int = 128
+    num_frames: int = 256
+    frame_shift_ms: float = 10.0
+    mean: float = -4.2677393
+    std: float = 4.5689974
+
+    def __post_init__(self) -> None:
+        for name in ("num_mel_bins", "num_frames"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"AudioSpec: {name} must be at least 1, got {getattr(self, name)}")
+        if self.sample_rate < 1000:
+            raise ConfigError(f"AudioSpec: sample_rate must be at least 1000 per second, got {self.sample_rate}")
+        if self.sample_rate * self.frame_shift_ms % 1000 or self.frame_shift_ms <= 0:
+            raise ConfigError(
+                f"AudioSpec: frame_shift_ms={self.frame_shift_ms} must be above 0 and a whole number of values at"
+                f" {self.sample_rate} per second; 10 is usual"
+            )
+        if not self.std > 0:
+            raise ConfigError(f"AudioSpec: std must be above 0, got {self.std}")
+
+    @property
+    def frame_shift(self) -> int:
+        """Values between two rows."""
+        return round(self.sample_rate * self.frame_shift_ms / 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskSpec:
+    """Which tokens are masked.
+
+    Args:
+        kind: ``tube`` draws one pattern over the frame and repeats it over time; ``part_window`` does too and draws the
+            same count inside every window (MAE-DFER, section 3), which LGI-Former needs so that every region keeps equally
+            many visible tokens; ``random`` draws over the whole grid, time included (for spectrograms: HiCMAE,
+            section 3.1).
         ratio: Share of the tokens that is masked, in (0, 1).
         window: Height and width of a window in tokens, for ``part_window`` only.
     """
 
-    kind: Literal["tube", "part_window"]
+    kind: Literal["tube", "part_window", "random"]
     ratio: float
     window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("tube", "part_window"):
-            raise ConfigError(f"MaskSpec: kind {self.kind!r} is unknown; choose 'tube' or 'part_window'")
+        if self.kind not in ("tube", "part_window", "random"):
+            raise ConfigError(f"MaskSpec: kind {self.kind!r} is unknown; choose 'tube', 'part_window' or 'random'")
         if not 0.0 < self.ratio < 1.0:
             raise ConfigError(f"MaskSpec: ratio must lie between 0 and 1, got {self.ratio}")
         if (self.kind == "part_window") != (self.window is not None):
             raise ConfigError(
                 f"MaskSpec: kind={self.kind!r} with window={self.window}; 'part_window' needs a window of"
-                " (height, width) in tokens, 'tube' takes none"
+                " (height, width) in tokens, the others take none"
             )
 
 
 class LossParts(Mapping[str, "Tensor"]):
     """A loss and its named parts: ``loss["total"]`` is what is minimised, every other entry a part of it.
 
-    It is a mapping (``loss["motion"]``, ``dict(loss)``) with the two attributes ``total`` and ``parts``.
+    It is a mapping (``loss["motion"]``, ``dict(loss)``) with the attributes ``total``, ``parts`` and ``metrics``.
+
+    Args:
+        total: What is minimised.
+        parts: Its terms by name.
+        metrics: What else is worth logging, such as an accuracy: without gradient, and no entry of the mapping.
     """
 
-    def __init__(self, total: "Tensor", parts: Mapping[str, "Tensor"]) -> None:
-        if "total" in parts:
+    def __init__(
+        self, total: "Tensor", parts: Mapping[str, "Tensor"], metrics: "Mapping[str, Tensor] | None" = None
+    ) -> None:
+        metrics = metrics or {}
+        if "total" in parts or "total" in metrics:
             raise ConfigError("LossParts: 'total' is the name of the sum and cannot name a part")
+        if both := sorted(parts.keys() & metrics.keys()):
+            raise ConfigError(f"LossParts: {both} name a part and a metric; every name needs one meaning, rename one")
         self.total = total
         self.parts = dict(parts)
+        self.metrics = dict(metrics)
 
     def __getitem__(self, name: str) -> "Tensor":
         return self.total if name == "total" else self.parts[name]

@@ -254,12 +254,13 @@ class LGIFormer(nn.Module):
         Raises:
             ConfigError: they may not; the message lists the windows that fit.
         """
-        window, region = mask_window(spec, self.grid), self.region_size[1:]
-        if region[0] % window[0] or region[1] % window[1]:
-            heights, widths = ([d for d in range(1, size + 1) if size % d == 0] for size in region)
-            given = "kind='tube', one window of the whole frame," if spec.window is None else f"window {window}"
+        window, region = mask_window(spec, self.grid), self.region_size
+        if any(size % part for size, part in zip(region, window, strict=True)):
+            heights, widths = ([d for d in range(1, size + 1) if size % d == 0] for size in region[1:])
+            of = {"tube": "one window of the whole frame,", "random": "one window of the whole clip,"}
+            given = f"kind={spec.kind!r}, {of[spec.kind]}" if spec.window is None else f"window {window[1:]}"
             raise ConfigError(
-                f"MaskSpec: {given} does not fit regions of {region[0]} x {region[1]} tokens (region_size"
+                f"MaskSpec: {given} does not fit regions of {region[1]} x {region[2]} tokens (region_size"
                 f" {self.region_size}): regions would keep unequal numbers of visible tokens; use kind='part_window' with a"
                 f" window height from {heights} and a width from {widths}"
             )

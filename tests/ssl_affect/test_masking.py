@@ -13,6 +13,7 @@ from ssl_affect.masking import (
     masked_index,
     num_masked_per_window,
     num_visible,
+    split_mask,
     take_masked,
     take_visible,
     visible_index,
@@ -48,6 +49,39 @@ def test_every_window_of_every_frame_masks_the_exact_floor(windows, window, t, p
     cut = frames.view(2, t, windows[0], window[0], windows[1], window[1])
     assert (cut.sum(dim=(3, 5)) == expected).all()
     assert num_visible(spec, grid) == (~mask[0]).sum()
+
+
+@given(
+    grid=st.builds(TokenGrid, st.integers(1, 3), st.integers(1, 5), st.integers(2, 5)),
+    percent=st.integers(1, 99),
+    seed=st.integers(0, 2**31),
+)
+def test_random_masks_hide_the_exact_floor_of_the_whole_grid(grid, percent, seed):
+    spec = MaskSpec(kind="random", ratio=percent / 100)
+    expected = int(Fraction(percent, 100) * grid.num_tokens)
+    if not 0 < expected < grid.num_tokens:
+        with pytest.raises(ConfigError, match="at least one token must be masked"):
+            make_mask(spec, grid, 2, _generator(seed))
+        return
+    mask = make_mask(spec, grid, 3, _generator(seed))
+    assert mask.shape == (3, grid.num_tokens)
+    assert (mask.sum(dim=1) == expected).all()
+    assert num_visible(spec, grid) == grid.num_tokens - expected
+
+
+def test_random_masks_differ_from_time_to_time_and_treat_all_places_alike():
+    grid, draws = TokenGrid(4, 2, 3), 4000
+    mask = make_mask(MaskSpec(kind="random", ratio=0.5), grid, draws, _generator())
+    frames = mask.view(draws, 4, 6)
+    assert not (frames == frames[:, :1]).all(dim=(1, 2)).any(), "no draw is a tube"
+    assert (mask.float().mean(dim=0) - 0.5).abs().max() < 5 * (0.25 / draws) ** 0.5
+
+
+def test_a_random_mask_of_a_picture_is_a_tube_of_one_step():
+    grid = TokenGrid(1, 16, 8)
+    masks = [make_mask(MaskSpec(kind=kind, ratio=0.8), grid, 3, _generator(4)) for kind in ("random", "tube")]
+    assert torch.equal(*masks)
+    assert masks[0].sum(dim=1).tolist() == [102] * 3
 
 
 def test_masks_depend_on_the_generator_only():
@@ -89,6 +123,19 @@ def test_take_gives_visible_and_masked_tokens_in_raster_order():
     visible = count_visible(mask)
     both = torch.cat((visible_index(mask, visible), masked_index(mask, visible)), dim=1)
     assert torch.equal(both.sort(dim=1).values, torch.arange(grid.num_tokens).expand(5, -1))
+
+
+def test_split_mask_gives_both_indices_and_keeps_promises():
+    mask = make_mask(MaskSpec(kind="random", ratio=0.5), TokenGrid(2, 3, 4), 5, _generator(3))
+    for promise in (None, 12):
+        visible, masked = split_mask(mask, promise, torch.device("cpu"))
+        assert torch.equal(visible, visible_index(mask, 12))
+        assert torch.equal(masked, masked_index(mask, 12))
+    with pytest.raises(ConfigError, match="has 12 visible tokens, num_visible=13 was promised"):
+        split_mask(mask, 13, torch.device("cpu"))
+    mask[0, visible[0, 0]] = True
+    with pytest.raises(ConfigError, match="11 to 12 visible tokens"):
+        split_mask(mask, None, torch.device("cpu"))
 
 
 def test_tensors_that_are_no_masks_are_refused():

@@ -95,6 +95,7 @@ def test_every_local_token_hears_all_regions():
         (MaskSpec(kind="part_window", ratio=0.5, window=(4, 4)), False),
         (MaskSpec(kind="part_window", ratio=0.5, window=(4, 2)), False),
         (MaskSpec(kind="tube", ratio=0.5), False),
+        (MaskSpec(kind="random", ratio=0.5), False),
     ],
 )
 def test_mask_specs_are_judged_before_training(spec, fits):

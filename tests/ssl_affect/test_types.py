@@ -46,11 +46,12 @@ def test_patches_must_divide_the_clip():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "random", "ratio": 0.5}, "'random' is unknown"),
+        ({"kind": "frames", "ratio": 0.5}, "'frames' is unknown"),
         ({"kind": "tube", "ratio": 1.0}, "between 0 and 1"),
         ({"kind": "tube", "ratio": 0.0}, "between 0 and 1"),
         ({"kind": "part_window", "ratio": 0.5}, "needs a window"),
-        ({"kind": "tube", "ratio": 0.5, "window": (1, 1)}, "takes none"),
+        ({"kind": "tube", "ratio": 0.5, "window": (1, 1)}, "take none"),
+        ({"kind": "random", "ratio": 0.5, "window": (1, 1)}, "take none"),
     ],
 )
 def test_impossible_masks_are_refused(arguments, message):
@@ -67,6 +68,11 @@ def test_loss_parts_are_a_mapping_with_a_total():
     assert "pixels" in repr(loss)
     with pytest.raises(ConfigError, match="name of the sum"):
         LossParts(total, {"total": part})
+    with pytest.raises(ConfigError, match=r"\['pixels'\] name a part and a metric"):
+        LossParts(total, {"pixels": part}, {"pixels": part})
+    watched = LossParts(total, {"pixels": part}, {"accuracy": part})
+    assert watched.metrics == {"accuracy": part}
+    assert "accuracy" not in watched
     with pytest.raises(KeyError):
         loss["nothing"]
 
