@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import sys
 from importlib import import_module
 
@@ -57,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     except SslAffectError as error:
         print(f"ssl-affect {name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        return 141
     except KeyboardInterrupt:
         print(f"\nssl-affect {name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
