@@ -29,6 +29,7 @@ class Converter:
     def __init__(self, path: Path, pixel_aspect: float) -> None:
         self._path = path
         self._pixel_aspect = pixel_aspect
+        self._turn: tuple[bool, bool, bool] | None = None
         self._to_rgb = VideoReformatter()
         self._to_thumbnail = VideoReformatter()
 
@@ -40,21 +41,36 @@ class Converter:
         """
         width = round(frame.width * self._pixel_aspect)
         check_limits(self._path, width, frame.height)
-        image = self._to_rgb.reformat(frame, width, frame.height, "rgb24").to_ndarray()
-        matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
-        if matrix is None:
-            return image
-        # Row-major 3x3, 16.16 fixed point: x' = a x + c y, y' = b x + d y, with y pointing down. Only quarter turns
-        # and mirrors are pictures that a camera makes; other angles are taken to the nearest of these.
-        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-        if abs(b) + abs(c) > abs(a) + abs(d):
-            image, a, d = image.transpose(1, 0, 2), c, b
-        return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+        image = self._to_rgb.reformat(frame, width, frame.height, "rgb24", threads=1).to_ndarray()
+        if self._turn is None:
+            self._turn = _turn(frame)
+        transposed, upside_down, mirrored = self._turn
+        if transposed:
+            image = image.transpose(1, 0, 2)
+        return np.ascontiguousarray(image[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
 
     def thumbnail(self, frame: av.VideoFrame) -> np.ndarray:
         """Brightness only, neither upright nor in proportion, uint8 [32, 32]."""
         side = THUMBNAIL_SIDE
-        return self._to_thumbnail.reformat(frame, side, side, "gray", interpolation=Interpolation.AREA).to_ndarray()
+        return self._to_thumbnail.reformat(
+            frame, side, side, "gray", interpolation=Interpolation.AREA, threads=1
+        ).to_ndarray()
+
+
+def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How to make a frame upright by its display matrix: transpose, then flip rows, then flip columns.
+
+    It is read once per video: a container has one matrix, and asking a frame for its side data keeps that frame in
+    memory until the next garbage collection. Only quarter turns and mirrors are pictures that a camera makes; other
+    angles are taken to the nearest of these.
+    """
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    if matrix is None:
+        return False, False, False
+    # Row-major 3x3, 16.16 fixed point: x' = a x + c y, y' = b x + d y, with y pointing down.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    return (True, b < 0, c < 0) if transposed else (False, d < 0, a < 0)
 
 
 class Picture:
