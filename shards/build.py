@@ -213,7 +213,7 @@ def _report(progress: Progress, outcome: Outcome) -> None:
 
 
 def _left_out(source: Source, stage: str, reason: str) -> QuarantineRecord:
-    return QuarantineRecord(file=source.path, stage=stage, reason=reason)
+    return QuarantineRecord(file=source.name, stage=stage, reason=reason)
 
 
 def _manifest(plan: Plan, shards: list[ShardEntry], records: list[QuarantineRecord]) -> Manifest:

@@ -17,7 +17,9 @@ _BUILD_EXAMPLES = """examples:
   ssl-affect shards build cropped --out shards/cropped --faces none --frames jpeg
       videos that show one cropped face already; larger shards that decode several times faster
   ssl-affect shards build --manifest clips.csv --root corpora --out shards/clips
-      clips.csv has the column path and, if wanted, key, subject and any label columns
+      clips.csv has the column path and, if wanted, key, subject, audio (a file of its own) and any label columns
+  ssl-affect shards build --source crema_d --root corpora/CREMA-D --out shards/crema_d
+      a corpus as its owner hands it out, with labels, subjects and folds, every clip whole and with all its frames
   ssl-affect shards build new --out shards/new --recipe shards/vox2/manifest.json
       the same crops as in another shard set
 
@@ -100,6 +102,13 @@ def _build(options: argparse.Namespace) -> int:
     if ignored:
         counts = ", ".join(f"{suffix} {count:,}" for suffix, count in ignored.items())
         print(f"passed over {sum(ignored.values()):,} files that are no videos: {counts}", file=sys.stderr)
+    if options.source is not None:
+        made = plan.recipe
+        print(
+            f"{options.source}: faces {made.faces}, fps {made.fps or 'source'}, {made.min_seconds:g} to"
+            f" {made.max_seconds:g} s; options on the command line change what suits the corpus",
+            file=sys.stderr,
+        )
     print(
         f"{len(plan.sources):,} sources, recipe {plan.recipe.hash}, {options.workers} workers -> {options.out}",
         file=sys.stderr,

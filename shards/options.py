@@ -31,7 +31,17 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the shard set, outside ROOT")
     group = parser.add_argument_group("sources")
     group.add_argument("--manifest", type=Path, metavar="FILE", help=".csv or .parquet that lists the sources")
-    group.add_argument("--root", type=Path, metavar="DIR", help="what its paths are relative to (default: its folder)")
+    group.add_argument(
+        "--root", type=Path, metavar="DIR", help="what its paths are relative to (default: its folder); or the corpus"
+    )
+    group.add_argument(
+        "--source",
+        metavar="NAME",
+        help="ROOT is this corpus as its owner hands it out (names: ssl-affect protocol list)",
+    )
+    group.add_argument(
+        "--media", choices=("frames", "videos"), help="which of both, where a corpus has frames and videos"
+    )
     group.add_argument("--follow-links", action="store_true", help="accept links that leave ROOT")
 
     group = parser.add_argument_group("faces")
@@ -155,6 +165,17 @@ def make_plan(options: argparse.Namespace) -> "tuple[Plan, WorkerSettings, dict[
 def _sources(options: argparse.Namespace) -> "SourceList":
     from shards.sources import manifest_sources, walk_sources
 
+    if options.source is not None:
+        from shards.corpora import corpus_sources
+
+        root = options.root or options.folder
+        if options.manifest is not None or root is None or (options.folder and options.root):
+            raise ConfigError(
+                f"build: --source {options.source} takes one folder (ROOT or --root DIR) and no --manifest"
+            )
+        return corpus_sources(options.source, root, media=options.media, follow_links=options.follow_links)
+    if options.media is not None:
+        raise ConfigError(f"build: --media {options.media} goes with --source NAME")
     if options.manifest is None:
         if options.folder is None or options.root is not None:
             raise ConfigError("build: give the folder of videos (ROOT), or --manifest FILE, perhaps with --root DIR")
@@ -174,6 +195,13 @@ def make_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
              "min_seconds", "max_seconds", "video_codec", "video_quality")  # fmt: skip
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     stored = None
+    if options.source is not None and options.recipe is None:
+        from shards.corpora import corpus_recipe
+
+        suited = corpus_recipe(options.source, media=options.media)
+        if given.get("faces", suited.get("faces")) != suited.get("faces"):
+            suited.pop("fixed_crop", None)
+        given = {**suited, **given}
     if options.recipe is not None:
         if given:
             raise ConfigError(f"--recipe {options.recipe} sets everything; leave out what sets {', '.join(given)}")

@@ -46,7 +46,15 @@ class Plan:
             "prefix": self.prefix,
             "boxes_sha256": self.boxes_sha256,
             "sources": [
-                [source.path, source.key, source.num_bytes, source.subject, source.labels, source.problem]
+                [
+                    source.name,
+                    source.key,
+                    source.num_bytes,
+                    source.subject,
+                    source.labels,
+                    source.problem,
+                    *_rest(source),
+                ]
                 for source in self.sources
             ],
         }
@@ -78,6 +86,14 @@ class Plan:
                 + "\n  ".join(different)
                 + f"\nrun the old command again to finish it, or delete {out} (or give another --out) to start anew"
             )
+
+
+def _rest(source: Source) -> list[Any]:
+    """What only few sources have; labels of frames by their hash, for there may be millions."""
+    labels = {column: list(values) for column, values in source.frame_labels.items()}
+    digest = hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest() if labels else None
+    rest = [source.audio, source.region, digest]
+    return rest if any(value is not None for value in rest) else []
 
 
 def describe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.table import KEY_LENGTH, read_rows
+from shards.table import KEY_LENGTH, OWN_COLUMNS, read_rows
 from ssl_affect.data.framefolder import FRAME_SUFFIXES
 from ssl_affect.data.rawvideo import VIDEO_SUFFIXES
 from ssl_affect.errors import ConfigError
@@ -54,6 +54,11 @@ class Source:
     region: tuple[float, float, float, float] | None = None
     problem: str | None = None
     stage: str = "path"
+
+    @property
+    def name(self) -> str:
+        """The path, and the stretch of time where the source is one."""
+        return self.path if self.span is None else f"{self.path} ({self.span[0]:.2f} to {self.span[1]:.2f} s)"
 
     def sample_key(self, track: int, piece: int) -> str:
         """Key of one sample: ``key-p{track}``, and ``-{piece}`` from the second piece of a cut track on."""
@@ -101,7 +106,7 @@ def manifest_sources(manifest: Path, root: Path | None = None, *, follow_links: 
 
     Args:
         manifest: CSV with a header line, or Parquet. Columns: ``path`` (below ``root``), and if wanted ``key``,
-            ``subject``; every other column is a label.
+            ``subject`` and ``audio`` (file of the sound below ``root``); every other column is a label.
         root: Folder that the paths are relative to; the manifest's own folder by default.
         follow_links: Accepts links that leave ``root``.
 
@@ -240,13 +245,19 @@ def _with_keys(
         num_bytes, problem, stage = 0, item.problem, "path"
         if problem is None:
             num_bytes, problem, stage = measure(root, item.path, follow_links)
+        audio = row.get("audio")
+        if problem is None and audio is not None:
+            size, problem, stage = measure_listed(root, audio, follow_links)
+            problem = problem and f"its sound {audio}: {problem}"
+            num_bytes += size
         sources.append(
             Source(
                 path=printable(item.path),
                 key=row.get("key") or (made_key(item.path, _LONG_HASH_DIGITS) if key in meeting else key),
                 num_bytes=num_bytes,
                 subject=row.get("subject"),
-                labels={name: row[name] for name in sorted(row) if name not in ("path", "key", "subject")},
+                labels={name: row[name] for name in sorted(row) if name not in OWN_COLUMNS},
+                audio=audio,
                 problem=problem,
                 stage=stage,
             )
@@ -260,6 +271,12 @@ def made_key(path: str, digits: int = _LONG_HASH_DIGITS) -> str:
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:_STEM_LENGTH] or "clip"
     digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{stem[: KEY_LENGTH - 1 - digits]}-{digest[:digits]}"
+
+
+def measure_listed(root: Path, path: str, follow_links: bool) -> tuple[int, str | None, str]:
+    """As :func:`measure`, for a path that somebody wrote down; it may try to leave the root."""
+    found = check_listed(root, path, follow_links)
+    return (0, found.problem, "path") if found.problem else measure(root, found.path, follow_links)
 
 
 def measure(root: Path, name: str, follow_links: bool) -> tuple[int, str | None, str]:

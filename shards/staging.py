@@ -21,7 +21,7 @@ from typing import Self
 from ssl_affect.errors import ShardError
 from ssl_affect.files import open_atomic
 
-STAGES = ("path", "open", "decode", "faces", "track", "audio", "encode", "worker")
+STAGES = ("path", "open", "decode", "faces", "track", "audio", "labels", "encode", "worker")
 _MAGIC = b"STG1"
 
 

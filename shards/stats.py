@@ -171,7 +171,9 @@ class _Gathered:
         if facts.subject is not None:
             self.subjects[facts.subject] += 1
         for name, value in facts.labels.items():
-            self.labels.setdefault(name, Counter())[str(value)] += 1
+            if name != "clip_id":  # a name, not a label: as many values as clips
+                values = value if isinstance(value, list) else [value]  # one label per frame, or one
+                self.labels.setdefault(name, Counter()).update(map(str, values))
 
 
 # --------------------------------------------------------------------------------------------------------------------

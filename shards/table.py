@@ -7,6 +7,7 @@ from typing import Any
 
 from ssl_affect.errors import ConfigError
 
+OWN_COLUMNS = ("path", "key", "subject", "audio")  # every other column is a label
 KEY_LENGTH = 64  # longest key a manifest may give: "-p9999-99999" still has to fit into the 80 of the schema
 _GIVEN_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{KEY_LENGTH}}}")
 
@@ -18,8 +19,8 @@ def read_rows(manifest: Path) -> list[dict[str, Any]]:
         manifest: CSV in UTF-8 with a header line, or Parquet, with the column ``path``.
 
     Returns:
-        One dictionary per row, with the same names in each: ``path``, perhaps ``key`` and ``subject`` (text), and
-        labels (JSON scalars; None where a cell is empty).
+        One dictionary per row, with the same names in each: ``path``, perhaps ``key``, ``subject`` and ``audio`` (text),
+        and labels (JSON scalars; None where a cell is empty).
 
     Raises:
         ConfigError: it cannot be read, a column or a path is missing, a key or a label is not possible.
@@ -64,7 +65,7 @@ def _read_csv(manifest: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for index, name in enumerate(header):
         values = [row[index].strip() or None for row in table[1:]]
-        columns[name] = values if name in ("path", "key", "subject") else _typed(values)
+        columns[name] = values if name in OWN_COLUMNS else _typed(values)
     return columns
 
 
@@ -92,7 +93,7 @@ def _read_parquet(manifest: Path) -> dict[str, list[Any]]:
             raise ConfigError(
                 f"--manifest {manifest}: column {name!r} holds {sorted(wrong)}; labels are text, numbers or booleans"
             )
-        if name in ("path", "key", "subject"):
+        if name in OWN_COLUMNS:
             columns[name] = [None if value is None else str(value) for value in values]
         else:  # NaN is not JSON; in a table it means "not known"
             columns[name] = [None if value != value else value for value in values]

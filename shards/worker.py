@@ -6,12 +6,15 @@ either. Tracks that are too short or too patchy are left out one by one.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shards.encode import check_video, encode_video
+from shards.labels import check_counts, labels_at, source_times
 from shards.pool import AbortError
 from shards.sources import Source
 from shards.staging import QuarantineRecord, StagedSample, StageWriter
@@ -19,10 +22,11 @@ from ssl_affect.data.audio import RawAudio, cut_audio, decode_flac, encode_flac,
 from ssl_affect.data.framefolder import list_frames
 from ssl_affect.data.rawvideo import probe, read_audio
 from ssl_affect.data.schema import AudioFacts, SampleFacts
-from ssl_affect.errors import ConfigError, DecodeError, SslAffectError
+from ssl_affect.errors import ConfigError, DecodeError, ProtocolError, SslAffectError
 from ssl_affect.faces.boxes import SourceBoxes, read_boxes
 from ssl_affect.faces.clips import FaceClip, RejectedTrack, face_clips
 from ssl_affect.faces.detect import Detector, create_detector
+from ssl_affect.faces.part import SourcePart
 from ssl_affect.files import sha256_bytes, sha256_file
 from ssl_affect.recipe import Recipe
 
@@ -113,40 +117,42 @@ def stage_source(
             raise SourceFailedError("faces", f"no boxes for this source in {Path(settings.boxes or '').name}")
         own = None if boxes is None else boxes[source.path]
         with StageWriter(job.path) as staged:
-            for sample in _samples(source, path, settings.recipe, detector, own, rejected.append):
+            for sample in _samples(source, settings, detector, own, rejected.append):
                 staged.add(sample)
-            staged.records += [_record(track, path, source.path) for track in rejected]
+            staged.records += [_record(track, path, source) for track in rejected]
         return StageResult(staged.num_samples, staged.seconds)
     except SourceFailedError as failure:  # what was staged so far is gone with the temporary file
-        reason = _relative_text(failure.reason, path, source.path)
+        reason = _relative_text(failure.reason, path, source.path).replace(f"{settings.root}/", "")
         with StageWriter(job.path) as staged:
-            staged.records.append(QuarantineRecord(file=source.path, stage=failure.stage, reason=reason))
+            staged.records.append(QuarantineRecord(file=source.name, stage=failure.stage, reason=reason))
         return StageResult(0, 0.0)
 
 
-def _record(rejected: RejectedTrack, path: Path, name: str) -> QuarantineRecord:
-    reason = _relative_text(rejected.reason, path, name)
+def _record(rejected: RejectedTrack, path: Path, source: Source) -> QuarantineRecord:
+    reason = _relative_text(rejected.reason, path, source.path)
     if rejected.track < 0:
-        return QuarantineRecord(file=name, stage="faces", reason=reason)
+        return QuarantineRecord(file=source.name, stage="faces", reason=reason)
     start, length = round(rejected.start_s, 3), round(rejected.duration_s, 3)
     return QuarantineRecord(
-        file=name, stage="track", reason=reason, track=rejected.track, start_s=start, duration_s=length
+        file=source.name, stage="track", reason=reason, track=rejected.track, start_s=start, duration_s=length
     )
 
 
 def _samples(
     source: Source,
-    path: Path,
-    recipe: Recipe,
+    settings: WorkerSettings,
     detector: Detector | None,
     boxes: SourceBoxes | None,
     on_reject: Callable[[RejectedTrack], None],
 ) -> Iterator[StagedSample]:
+    path, recipe = settings.root / source.path, settings.recipe
     with _stage("open", OSError):
         probe(path)
-        source_sha256 = _hash_source(path)
+        source_sha256 = _hash_source(settings.root, source)
     audio: RawAudio | None = None
-    clips = face_clips(path, recipe, detector=detector, boxes=boxes, on_reject=on_reject)
+    frame_times: np.ndarray | None = None
+    part = SourcePart(span=source.span, region=source.region) if source.span or source.region else None
+    clips = face_clips(path, recipe, detector=detector, boxes=boxes, on_reject=on_reject, part=part)
     for number in count():
         with _stage("faces", SslAffectError), _stage("decode", OSError):
             clip = next(clips, None)
@@ -154,13 +160,37 @@ def _samples(
             return
         if number == 0:
             with _stage("audio", OSError):
-                audio = read_audio(path, recipe.sample_rate)
+                audio = _sound(settings.root, source, recipe.sample_rate)
+            if source.frame_labels:
+                with _stage("labels", ProtocolError):
+                    frame_times = source_times(path, recipe.fps)
+                    check_counts(source.frame_labels, frame_times, path)
+        labels = dict(source.labels)
+        if frame_times is not None:
+            labels |= labels_at(source.frame_labels, frame_times, clip.start_s + clip.times_s)
         with _stage("encode", SslAffectError):
-            sample = _encode(clip, source, source_sha256, recipe, audio)
+            sample = _encode(clip, source, labels, source_sha256, recipe, audio)
         yield sample
 
 
-def _encode(clip: FaceClip, source: Source, source_sha256: str, recipe: Recipe, audio: RawAudio | None) -> StagedSample:
+def _sound(root: Path, source: Source, sample_rate: int) -> RawAudio | None:
+    """The sound on the video's clock; a file of its own starts with the video, or with the part of it that is meant."""
+    if source.audio is None:
+        return read_audio(root / source.path, sample_rate)
+    audio = read_audio(root / source.audio, sample_rate)
+    if audio is None:
+        raise DecodeError(f"{source.audio}: no sound in the file that should hold it")
+    return replace(audio, start_s=audio.start_s + source.span[0]) if source.span else audio
+
+
+def _encode(
+    clip: FaceClip,
+    source: Source,
+    labels: dict[str, Any],
+    source_sha256: str,
+    recipe: Recipe,
+    audio: RawAudio | None,
+) -> StagedSample:
     video = encode_video(clip.frames, clip.times_s, codec=recipe.video_codec, quality=recipe.video_quality)
     check_video(video, codec=recipe.video_codec, num_frames=len(clip.frames), size=recipe.size)
     members = {}
@@ -181,7 +211,7 @@ def _encode(clip: FaceClip, source: Source, source_sha256: str, recipe: Recipe, 
         source=source.path,
         source_sha256=source_sha256,
         subject=source.subject,
-        labels=source.labels,
+        labels=labels,
         track=clip.track,
         piece=clip.piece,
         start_s=_rounded(clip.start_s, 6),
@@ -208,10 +238,13 @@ def _rounded(value: Any, digits: int) -> float:
     return round(float(value), digits)
 
 
-def _hash_source(path: Path) -> str:
-    if not path.is_dir():
+def _hash_source(root: Path, source: Source) -> str:
+    path = root / source.path
+    if source.audio is None and not path.is_dir():
         return sha256_file(path)
-    return sha256_bytes("\n".join(sha256_file(frame) for frame in list_frames(path)).encode())
+    files = list_frames(path) if path.is_dir() else [path]
+    files += [] if source.audio is None else [root / source.audio]
+    return sha256_bytes("\n".join(map(sha256_file, files)).encode())
 
 
 @contextmanager

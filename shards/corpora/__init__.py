@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.corpora.clip import CorpusClip
-from shards.sources import Source, SourceList, check_listed, existing_folder, made_key, measure, printable
+from shards.sources import Source, SourceList, existing_folder, made_key, measure_listed, printable
 from shards.table import KEY_LENGTH
 from ssl_affect.errors import ConfigError
 from ssl_affect.protocols import get_protocol
@@ -166,8 +166,8 @@ def _source(root: Path, clip: CorpusClip, key: str, follow_links: bool) -> Sourc
     num_bytes, problem, stage = 0, clip.problem, "labels"
     for path in (clip.path, clip.audio):
         if problem is None and path is not None:
-            found = check_listed(root, path, follow_links)
-            size, problem, stage = (0, found.problem, "path") if found.problem else measure(root, path, follow_links)
+            size, problem, stage = measure_listed(root, path, follow_links)
+            problem = f"its sound {path}: {problem}" if problem and path == clip.audio else problem
             num_bytes += size
     return Source(
         path=printable(clip.path),

@@ -23,7 +23,8 @@ MAX_SIDE = 8192
 MAX_FPS = 1000.0
 MAX_DURATION_S = 24 * 3600.0
 
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,asf,ogg"
+# wav, flac and mp3 hold sound that a corpus keeps beside its videos.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,asf,ogg,wav,flac,mp3"
 _STRICT = "crccheck+bitstream+buffer+explode"
 _FAILURES = (av.FFmpegError, OSError, ValueError, MemoryError)
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ssl_affect.data.picture import Picture
-from ssl_affect.data.rawvideo import iter_pictures
+from ssl_affect.data.rawvideo import iter_pictures, probe
 from ssl_affect.errors import ConfigError, DecodeError
 from ssl_affect.faces.boxes import SourceBoxes, read_boxes
 from ssl_affect.faces.crop import warp
 from ssl_affect.faces.detect import Detector
+from ssl_affect.faces.part import SourcePart
 from ssl_affect.faces.paths import CropPath, fixed_paths, followed_paths, scan_boxes, scan_faces, scan_times
 from ssl_affect.recipe import Recipe
 
@@ -75,6 +76,7 @@ def face_clips(
     boxes: SourceBoxes | None,
     on_reject: Callable[[RejectedTrack], None],
     folder_fps: float | None = None,
+    part: SourcePart | None = None,
 ) -> Iterator[FaceClip]:
     """Cuts a source into face clips as a recipe says.
 
@@ -85,6 +87,7 @@ def face_clips(
         boxes: For ``recipe.faces="boxes"``, else None.
         on_reject: Is told of every track that gives no clip, and why.
         folder_fps: Rate of a folder of frames; None stands for the recipe's ``fps``, or 25.
+        part: Stretch of time and part of the picture to look at; None for everything.
 
     Yields:
         Clips in the order in which they end. Equal input gives equal clips.
@@ -95,7 +98,7 @@ def face_clips(
         ConfigError: the recipe does not fit the detector or the boxes.
     """
     _check(recipe, detector, boxes)
-    reel = _Reel(Path(source), recipe.fps, folder_fps)
+    reel = _Reel(Path(source), recipe.fps, folder_fps, part)
     if recipe.faces == "detect" and detector is not None:
         times, tracks = scan_faces(reel, detector, recipe)
         paths = followed_paths(times, tracks, recipe)
@@ -122,8 +125,8 @@ def face_clips(
             on_reject(RejectedTrack(track, float(span[0]), duration, reason))
             continue
         count = max(1, math.ceil(duration / recipe.max_seconds - 1e-6))
-        for piece, part in enumerate(np.array_split(np.arange(path.first, path.last + 1), count)):
-            pieces.append(_Piece(track, piece, int(part[0]), int(part[-1]), path))
+        for piece, indices in enumerate(np.array_split(np.arange(path.first, path.last + 1), count)):
+            pieces.append(_Piece(track, piece, int(indices[0]), int(indices[-1]), path))
     yield from _cut(reel, times, pieces, recipe, frame_s)
 
 
@@ -186,13 +189,13 @@ def _cut(reel: "_Reel", times: np.ndarray, pieces: list[_Piece], recipe: Recipe,
                 piece.frames[index - piece.first] = warp(shown[1], matrix, recipe.size)
         for piece in [piece for piece in active if piece.last == index]:
             active.remove(piece)
-            yield _finished(piece, times, recipe, frame_s)
+            yield _finished(piece, times, recipe, frame_s, reel.corner)
         if not active and not waiting:
             return
     raise DecodeError(f"{reel.path}: the file changed while it was read; build again when it is at rest")
 
 
-def _finished(piece: _Piece, times: np.ndarray, recipe: Recipe, frame_s: float) -> FaceClip:
+def _finished(piece: _Piece, times: np.ndarray, recipe: Recipe, frame_s: float, corner: tuple[int, int]) -> FaceClip:
     span, path = times[piece.first : piece.last + 1], piece.path
     inside = slice(piece.first - path.first, piece.last - path.first + 1)
     frames, piece.frames = piece.frames, None
@@ -208,7 +211,7 @@ def _finished(piece: _Piece, times: np.ndarray, recipe: Recipe, frame_s: float) 
         fps=recipe.fps or len(span) / duration,
         frames=frames,
         valid=path.valid[inside],
-        boxes=None if path.boxes is None else path.boxes[inside],
+        boxes=None if path.boxes is None else path.boxes[inside] + np.array([*corner, 0, 0]),
         face_size=path.face_size,
         face_score=path.face_score,
     )
@@ -217,8 +220,9 @@ def _finished(piece: _Piece, times: np.ndarray, recipe: Recipe, frame_s: float) 
 class _Reel:
     """A video that can be looked through twice: decoded again, or kept where its frames fit into memory."""
 
-    def __init__(self, path: Path, fps: float | None, folder_fps: float | None) -> None:
+    def __init__(self, path: Path, fps: float | None, folder_fps: float | None, part: SourcePart | None = None) -> None:
         self.path = path
+        self._part = part
         self._fps = fps
         self._folder_fps = folder_fps
         self._kept: list[tuple[float, Picture]] | None = None
@@ -229,7 +233,7 @@ class _Reel:
             return
         kept: list[tuple[float, Picture]] | None = []
         num_bytes = 0
-        for time, picture in iter_pictures(self.path, fps=self._fps, folder_fps=self._folder_fps):
+        for time, picture in self._pictures():
             if kept is not None:
                 num_bytes += 0 if kept and kept[-1][1] is picture else picture.num_bytes
                 kept.append((time, picture))
@@ -237,3 +241,15 @@ class _Reel:
                     kept = None
             yield time, picture
         self._kept = kept
+
+    def _pictures(self) -> Iterator[tuple[float, Picture]]:
+        pictures = iter_pictures(self.path, fps=self._fps, folder_fps=self._folder_fps)
+        return pictures if self._part is None else self._part.of(pictures, self.path)
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Left and top of what is looked at, in pixels of the source."""
+        if self._part is None or self._part.region is None:
+            return 0, 0
+        info = probe(self.path)
+        return self._part.pixels(info.height, info.width)[:2]
