@@ -35,6 +35,7 @@ def write_video(
     options: dict[str, str] | None = None,
     index_first: bool = False,
     rotation: int | None = None,
+    mirrored: bool = False,
     pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Writes a video file.
@@ -51,6 +52,7 @@ def write_video(
         options: Of the video encoder.
         index_first: For mp4 and mov: the index lies before the pictures, as in files made for the web.
         rotation: Display rotation in degrees, counterclockwise.
+        mirrored: With ``rotation``: left and right change places after it.
         pixel_aspect: Width of a pixel divided by its height.
     """
     video_codec, audio_codec = codecs or CODECS[path.suffix.lower()]
@@ -63,7 +65,7 @@ def write_video(
         if times_s is not None:
             video.codec_context.time_base = video.time_base = Fraction(1, 1000)
         if rotation is not None:
-            video.set_display_rotation(rotation)
+            video.set_display_rotation(rotation, hflip=mirrored)
         if pixel_aspect is not None:
             video.codec_context.sample_aspect_ratio = video.sample_aspect_ratio = pixel_aspect
         if sound is not None:

@@ -3,6 +3,10 @@
 This is the door through which data enters the shards: what is damaged, cut short or absurd is refused with a reason
 (:mod:`ssl_affect.data.container` opens files), and every frame and every value of the sound has its time on one clock,
 that of the container. Frames are never counted to tell the time, because frame rates vary.
+
+How much damage can be seen depends on the codec. Of 100 files with three flipped bytes in the pictures, H.264 gave wrong
+frames without an error 0 to 1 times, MPEG-4, MPEG-1, FLV and AV1 0 to 7 times. HEVC, VP8 and VP9 take nearly every
+string of bits for pictures (82 to 100 times), and nothing but a hash of the file could tell.
 """
 
 import math

@@ -8,7 +8,7 @@ from ssl_affect.errors import ConfigError, DecodeError
 from ssl_affect.faces import clips as clips_module
 from ssl_affect.faces.boxes import SourceBoxes
 from ssl_affect.faces.clips import face_clips
-from ssl_affect.faces.detect import create_detector
+from ssl_affect.faces.detect import Face, create_detector
 from ssl_affect.recipe import Recipe
 
 
@@ -147,15 +147,20 @@ def test_a_damaged_file_gives_no_clip_at_all(tmp_path, monkeypatch, kept):
 def test_a_file_that_changes_between_the_passes_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(clips_module, "KEPT_BYTES", 0)
     path = write_video(tmp_path / "clip.mp4", numbered(50))
-    pieces = face_clips(
-        path, Recipe(faces="none", size=64, max_seconds=1), detector=None, boxes=None, on_reject=lambda track: None
-    )
-    next(pieces)
-    write_video(path, numbered(30), fps=30)
-    again = face_clips(
-        path, Recipe(faces="none", size=64, fps=None), detector=None, boxes=None, on_reject=lambda track: None
-    )
-    assert len(next(again).frames) == 30
+    other = write_video(tmp_path / "other.mp4", numbered(30), fps=30)
+
+    class Meddler:
+        """Finds a face in every frame, and puts another file in the place of the video meanwhile."""
+
+        name, weights_sha256 = "meddler", "0"
+
+        def detect(self, image):
+            if other.exists():
+                other.rename(path)
+            return [Face((10, 10, 40, 40), 1.0)]
+
+    with pytest.raises(DecodeError, match="changed while it was read"):
+        cut(path, Recipe(size=64, fps=None), Meddler())
 
 
 def test_whole_pictures(tmp_path):

@@ -88,16 +88,19 @@ def test_repeated_time_stamps(tmp_path, repeated):
         assert found == [*range(19), *range(21, 30)]
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
-def test_rotation_tag_makes_the_picture_upright(tmp_path, degrees):
+def test_rotation_tag_makes_the_picture_upright(tmp_path, degrees, mirrored):
     upright = np.zeros((96, 64, 3), np.uint8)
     upright[:48, :32] = (200, 40, 40)  # top left red, bottom right green
     upright[48:, 32:] = (40, 200, 40)
-    stored = np.ascontiguousarray(np.rot90(upright, -degrees // 90))
-    path = write_video(tmp_path / "clip.mp4", [stored] * 5, rotation=degrees or None)
+    turned = np.fliplr(upright) if mirrored else upright
+    stored = np.ascontiguousarray(np.rot90(turned, -degrees // 90))
+    path = write_video(tmp_path / "clip.mp4", [stored] * 5, rotation=degrees, mirrored=mirrored)
     info = probe(path)
     assert (info.height, info.width) == (96, 64)
-    assert info.rotation == -degrees % 360
+    if not mirrored:
+        assert info.rotation == -degrees % 360
     _, image = next(iter_frames(path, fps=None))
     assert np.abs(image.astype(int) - upright).mean() < 12
 
