@@ -8,11 +8,15 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import gcd
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
 from ssl_affect.errors import ConfigError, DecodeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SILENCE_DB = -120.0
 RESAMPLE_SECONDS = 20  # sound is resampled in blocks of about this length, which bounds the memory
@@ -176,3 +180,24 @@ def decode_flac(data: bytes, start: int = 0, count: int | None = None) -> np.nda
     if len(samples) != count:
         raise DecodeError(f"FLAC: {len(samples)} of {count} values could be read; the member is damaged")
     return samples
+
+
+def griffin_lim_waveform(power: "Tensor", *, window: "Tensor", fft_size: int, shift: int, iterations: int) -> "Tensor":
+    """Finds a waveform with a given power spectrum (Griffin and Lim, 1984, with the momentum of Perraudin et al., 2013).
+
+    Args:
+        power: Powers [F, T]; frame t is centred on value ``t * shift``.
+        window: Analysis window, at most ``fft_size`` values.
+        fft_size: Points of the transform.
+        shift: Values between two frames.
+        iterations: Steps; phases start at zero, so that equal spectra give equal sound.
+
+    Returns:
+        float32 [(T - 1) * shift].
+    """
+    from torchaudio.functional import griffinlim
+
+    if power.shape[1] < 2:
+        return power.new_zeros(0)
+    settings = {"n_fft": fft_size, "hop_length": shift, "win_length": len(window), "n_iter": iterations}
+    return griffinlim(power, window=window, power=2.0, momentum=0.99, length=None, rand_init=False, **settings)
