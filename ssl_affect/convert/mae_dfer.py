@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from einops import rearrange
 from torch import Tensor
 
+from ssl_affect.convert.layers import BLOCK, DECODER_RULES, PATCH_EMBED_RULES, rename_biases
 from ssl_affect.convert.rules import Rule, apply_rules, fuse_rows, rename, rename_affine, with_prefix
 from ssl_affect.models.masked_autoencoder import MaskedAutoencoder
 
@@ -12,25 +12,15 @@ from ssl_affect.models.masked_autoencoder import MaskedAutoencoder
 DROPPED = {r"(encoder\.|decoder\.)?pos_embed": "position tables are fixed and computed, never loaded"}
 
 
-def _tubelet_rows(weight: Tensor) -> Tensor:
-    """The kernel of a 3-d convolution [D, 3, dt, dy, dx] as a linear map of a tubelet (frame, row, column, channel)."""
-    return rearrange(weight, "d c dt dy dx -> d (dt dy dx c)")
-
-
-def _biases(source: str, target: str) -> list[Rule]:
-    return [rename(f"{source}.{name}", f"{target}.{name}") for name in ("q_bias", "v_bias")]
-
-
 def _fused_attention(source: str, target: str) -> list[Rule]:
     q_and_kv = [f"{source}.q.weight", f"{source}.kv.weight"]
     return [
-        *_biases(source, target),
+        *rename_biases(source, target),
         fuse_rows(q_and_kv, f"{target}.qkv.weight"),
         *rename_affine(f"{source}.proj", f"{target}.proj"),
     ]
 
 
-_BLOCK = "blocks.{i}"
 _BLOCK_RULES = [
     *rename_affine("first_attn_norm0", "local_norm"),
     *_fused_attention("first_attn", "local_attn"),
@@ -38,7 +28,7 @@ _BLOCK_RULES = [
     *_fused_attention("second_attn", "global_attn"),
     *rename_affine("third_attn_norm0", "interact_q_norm"),
     *rename_affine("third_attn_norm1", "interact_kv_norm"),
-    *_biases("third_attn", "interact_attn"),
+    *rename_biases("third_attn", "interact_attn"),
     rename("third_attn.q.weight", "interact_attn.q.weight"),
     rename("third_attn.kv.weight", "interact_attn.kv.weight"),
     *rename_affine("third_attn.proj", "interact_attn.proj"),
@@ -48,27 +38,13 @@ _BLOCK_RULES = [
 ]
 _ENCODER_RULES = [
     rename("lg_region_tokens", "region_tokens"),
-    Rule("patch_embed.proj.weight", ("patch_embed.proj.weight",), _tubelet_rows),
-    rename("patch_embed.proj.bias", "patch_embed.proj.bias"),
-    *with_prefix(_BLOCK_RULES, f"{_BLOCK}.", f"{_BLOCK}."),
-]
-_DECODER_BLOCK_RULES = [
-    *rename_affine("norm1", "norm1"),
-    *_biases("attn", "attn"),
-    rename("attn.qkv.weight", "attn.qkv.weight"),
-    *rename_affine("attn.proj", "attn.proj"),
-    *rename_affine("norm2", "norm2"),
-    *rename_affine("mlp.fc1", "mlp.fc1"),
-    *rename_affine("mlp.fc2", "mlp.fc2"),
+    *PATCH_EMBED_RULES,
+    *with_prefix(_BLOCK_RULES, BLOCK, BLOCK),
 ]
 PRETRAIN_RULES = [
     *with_prefix(_ENCODER_RULES, "encoder.", "encoder."),
     *rename_affine("encoder.norm", "encoder.norm"),
-    rename("mask_token", "decoder.mask_token"),
-    rename("encoder_to_decoder.weight", "decoder.embed.weight"),
-    *with_prefix(_DECODER_BLOCK_RULES, f"decoder.{_BLOCK}.", f"decoder.{_BLOCK}."),
-    *rename_affine("decoder.norm", "decoder.norm"),
-    *rename_affine("decoder.head", "decoder.head"),
+    *DECODER_RULES,
 ]
 CLASSIFY_RULES = [*_ENCODER_RULES, *rename_affine("fc_norm", "fc_norm"), *rename_affine("head", "head")]
 
