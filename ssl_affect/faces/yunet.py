@@ -53,6 +53,7 @@ class YuNet:
         self._long_side = min(fixed) if fixed else LONG_SIDE
         self.name = f"yunet-{self._long_side}/1"
         self.weights_sha256 = hashlib.sha256(data).hexdigest()
+        self.min_score = 0.75
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Faces in an RGB picture, uint8 [H, W, 3], best first; see :class:`~ssl_affect.faces.detect.Detector`."""

@@ -152,7 +152,7 @@ def test_a_file_that_changes_between_the_passes_is_an_error(tmp_path, monkeypatc
     class Meddler:
         """Finds a face in every frame, and puts another file in the place of the video meanwhile."""
 
-        name, weights_sha256 = "meddler", "0"
+        name, weights_sha256, min_score = "meddler", "0", 0.9
 
         def detect(self, image):
             if other.exists():
