@@ -1,7 +1,9 @@
-"""What a masked video autoencoder has to predict: pixels of masked tubelets, normalised, as appearance and motion.
+"""What a masked autoencoder has to predict: pixels of masked tubelets, normalised, as appearance and motion; and patches
+of masked spectrograms.
 
 A tubelet is ``tubelet_size`` frames of ``patch_size`` x ``patch_size`` pixels and gives one token. Its values are always
-in the order (frame, row, column, channel), channel fastest: P = tubelet_size * patch_size**2 * 3.
+in the order (frame, row, column, channel), channel fastest: P = tubelet_size * patch_size**2 * 3. A spectrogram is cut
+like a video of one frame and one channel, whose rows are time and whose columns are mel bins.
 Only tubelets that are asked for by index are cut out and normalised.
 """
 
@@ -197,6 +199,69 @@ class TubeletTarget(nn.Module):
         tubelet = index // per_frame
         start = tubelet - tubelet % (group // self.tubelet_size)
         return self._values(video, index - (tubelet - start) * per_frame)[:, :, :1]
+
+
+class SpectrogramTarget(nn.Module):
+    """Patches of a log-mel spectrogram, normalised one by one (HiCMAE, section 3.5).
+
+    Args:
+        grid: Tokens of a spectrogram, one time step of rows (time) and columns (mel).
+        patch_size: Side of a patch, in frames and in mel bins.
+        normalize: Subtract the mean of a patch and divide by its standard deviation.
+    """
+
+    def __init__(self, grid: TokenGrid, patch_size: int, *, normalize: bool = True) -> None:
+        super().__init__()
+        self.grid = grid
+        self.patch_size = patch_size
+        self.normalize = normalize
+        self.num_values = patch_size**2
+
+    def forward(self, audio: Tensor, index: Tensor) -> Tensor:
+        """What is to be predicted for the patches at raster ``index`` [B, K] of ``audio`` [B, 1, time, mel].
+
+        Returns:
+            float32 [B, K, P], P ordered (time, mel).
+        """
+        values = self._patches(audio, index)
+        if self.normalize:
+            values = (values - values.mean(dim=-1, keepdim=True)) / (values.std(dim=-1, keepdim=True) + STD_EPSILON)
+        return values
+
+    def loss(self, prediction: Tensor, audio: Tensor, index: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Mean squared error of a prediction [B, K, P], computed in float32.
+
+        Args:
+            prediction: For the patches at ``index``.
+            audio: [B, 1, time, mel].
+            index: Raster indices, int64 [B, K].
+            valid: bool [B], False for clips without sound, which are left out of the mean; None takes all. Without any
+                valid clip the loss is 0.
+        """
+        squared = (prediction.float() - self(audio, index)).square()
+        if valid is None:
+            return squared.mean()
+        per_clip = squared.mean(dim=(1, 2)).masked_fill(~valid, 0.0)
+        return per_clip.sum() / valid.sum().clamp(min=1)
+
+    def spectrogram(self, values: Tensor, audio: Tensor) -> Tensor:
+        """Turns target values of all patches back into a spectrogram: the inverse of :meth:`forward`.
+
+        Args:
+            values: [B, N, P] in raster order, true or predicted.
+            audio: [B, 1, time, mel], gives mean and standard deviation of every patch.
+
+        Returns:
+            float32 [B, 1, time, mel], in the units of ``audio``.
+        """
+        if self.normalize:
+            patches = self._patches(audio, None)
+            scale = patches.std(dim=-1, keepdim=True) + STD_EPSILON
+            values = values * scale + patches.mean(dim=-1, keepdim=True)
+        return unpatchify(values, self.grid, 1, self.patch_size).squeeze(2)
+
+    def _patches(self, audio: Tensor, index: Tensor | None) -> Tensor:
+        return patchify(audio.unsqueeze(2), 1, self.patch_size, index).float()
 
 
 def _check_target(num_frames: int, tubelet_size: int, frame_difference: int | None, motion_weight: float) -> None:

@@ -38,10 +38,15 @@ class Decoder(nn.Module):
         self.embed = nn.Linear(encoder_dim, embed_dim, bias=False)
         self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.register_buffer("pos_embed", torch.empty(num_tokens, embed_dim), persistent=False)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.blocks = self.make_blocks(embed_dim, depth, num_heads, mlp_ratio)
         self.norm = LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_values)
         self.init_weights()
+
+    @staticmethod
+    def make_blocks(embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> nn.ModuleList:
+        """The blocks of :meth:`forward`."""
+        return nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
 
     def init_weights(self) -> None:
         """Xavier-uniform linear maps, zero biases, a truncated normal mask token; ``embed`` keeps PyTorch's default."""
@@ -61,9 +66,19 @@ class Decoder(nn.Module):
         Returns:
             [B, M, P], in the order of ``masked``.
         """
-        visible_tokens = self.embed(tokens) + self.pos_embed[visible]
-        masked_tokens = self.mask_token + self.pos_embed[masked]
-        x = torch.cat((visible_tokens, masked_tokens), dim=1)  # [B, N, width]
+        x = self.all_tokens(tokens, visible, masked)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x[:, visible.shape[1] :]))
+        return self.predict(x, visible.shape[1])
+
+    def place(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Encoded tokens [B, V, D] in the decoder's width, each with the position of its raster index: [B, V, width]."""
+        return self.embed(tokens) + self.pos_embed[visible]
+
+    def all_tokens(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Visible tokens, then mask tokens, each with its position: [B, N, width]."""
+        return torch.cat((self.place(tokens, visible), self.mask_token + self.pos_embed[masked]), dim=1)
+
+    def predict(self, x: Tensor, num_visible: int) -> Tensor:
+        """The head on what follows the first ``num_visible`` of the decoded tokens [B, N, width]: [B, M, P]."""
+        return self.head(self.norm(x[:, num_visible:]))

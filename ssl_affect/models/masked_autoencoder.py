@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ssl_affect.errors import CheckpointError
 from ssl_affect.masking import check_mask, masked_index
 from ssl_affect.models.decoder import Decoder
-from ssl_affect.targets import TubeletTarget, unpatchify
+from ssl_affect.models.pictures import video_pictures
+from ssl_affect.targets import TubeletTarget
 from ssl_affect.types import LossParts, MaskSpec, TokenGrid
 
 # Parts of a pretraining model that a backbone does not have, and why they are left out.
@@ -117,28 +118,7 @@ class MaskedAutoencoder(nn.Module):
             prediction, masked = self._predict(video, mask, None)
         finally:
             self.train(training)
-        target, grid = self.target, self.grid
-        everything = torch.arange(grid.num_tokens, device=video.device).expand(len(video), -1)
-        truth = target(video, everything)
-        filled = truth.scatter(1, masked.unsqueeze(-1).expand_as(prediction), prediction.float())
-        hidden = mask.to(video.device).unsqueeze(-1).expand(-1, -1, target.num_values)
-        hidden = unpatchify(hidden, grid, target.tubelet_size, target.patch_size)
-        pixels = target.denormalize(video.float()).clamp(0, 1)
-        pictures = {
-            "input": pixels,
-            "masked": pixels.masked_fill(hidden, 0.5),
-            "prediction": torch.where(hidden, target.frames(filled, video).clamp(0, 1), pixels),
-        }
-        if target.frame_difference is not None:
-            appearance = target.is_appearance(everything).repeat_interleave(
-                target.num_values // target.tubelet_size, -1
-            )
-            limit = 3.0 if target.normalize else 1.0
-            for name, values in (("motion_target", truth), ("motion_prediction", filled)):
-                motion = values.masked_fill(appearance, 0.0)
-                motion = unpatchify(motion, grid, target.tubelet_size, target.patch_size)
-                pictures[name] = (0.5 + motion / (2.0 * limit)).clamp(0, 1)
-        return pictures
+        return video_pictures(self.target, prediction, video, mask, masked)
 
     def check_mask_spec(self, spec: MaskSpec) -> int:
         """Checks before training that the encoder can take masks of ``spec``; gives the visible tokens per clip.
