@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
         one.set_defaults(run=run)
         if name == "flops":
             one.add_argument("--num-classes", type=int, default=0, help="outputs of the classifier's head")
-            one.add_argument("--mask-ratio", type=float, default=0.9, help="masked share in pretraining")
+            help_ = "masked share in pretraining; for a model that also hears a second one for the sound"
+            one.add_argument("--mask-ratio", type=float, nargs="+", default=[0.9], metavar="R", help=help_)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0
@@ -42,11 +43,12 @@ def _list(arguments: argparse.Namespace) -> None:
     if not names:
         raise ConfigError(f"no model matches {arguments.pattern!r}; there are {', '.join(list_models())}")
     rows = []
+    backbone: Any
     for name in names:
         with torch.device("meta"):
             backbone, pretraining = create_model(name), create_pretraining_model(name)
-        arch = resolve_arch(name, "classify", {})
-        clip = f"{arch['num_frames']} x {arch['img_size']} x {arch['img_size']}"
+            inputs = backbone.example_inputs()
+        clip = " + ".join(" x ".join(map(str, x.shape[2:])) for x in inputs)
         rows.append((name, clip, _millions(backbone), _millions(pretraining), model_info(name).origin))
     _print_table(("model", "clip", "backbone", "pretraining", "origin"), rows)
 
@@ -80,13 +82,14 @@ def _flops(arguments: argparse.Namespace) -> None:
     of_pretraining = {key: value for key, value in chosen.items() if key in allowed["pretrain"]}
     backbone = model_cost(name, num_classes=arguments.num_classes, **of_backbone)
     pretraining = model_cost(name, task="pretrain", mask_ratio=arguments.mask_ratio, **of_pretraining)
+    masked = ", ".join(f"{ratio:.0%}" for ratio in arguments.mask_ratio)
     rows = []
-    for what, cost in (("backbone", backbone), (f"pretraining, {arguments.mask_ratio:.0%} masked", pretraining)):
+    for what, cost in (("backbone", backbone), (f"pretraining, {masked} masked", pretraining)):
         operators = [cost.by_operator.get(key, 0) for key in ("linear", "attention", "layer_norm")]
         giga = [f"{count / 1e9:.3f}" for count in (cost.flops, *operators)]
         rows.append((what, f"{cost.tokens:,}", f"{cost.parameters:,}", *giga))
     _print_table((name, "encoder tokens", "parameters", "GFLOPs", "linear", "attention", "norms"), rows)
-    print("\none clip, forward only; one multiply-add is one FLOP; only visible tubelets are embedded in pretraining")
+    print("\none clip, forward only; one multiply-add is one FLOP; only visible tokens are embedded in pretraining")
 
 
 def _backbone_only(name: str) -> dict[str, object]:

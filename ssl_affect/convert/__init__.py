@@ -5,14 +5,17 @@ from typing import Literal
 
 from torch import Tensor
 
-from ssl_affect.convert import mae_dfer
+from ssl_affect.convert import hicmae, mae_dfer
 from ssl_affect.convert.official import load_official
 from ssl_affect.errors import ConfigError
 
 __all__ = ["SOURCES", "convert_state_dict", "load_official"]
 
 # Source -> function(state_dict, task).
-SOURCES: dict[str, Callable[[Mapping[str, Tensor], str], dict[str, Tensor]]] = {"mae_dfer": mae_dfer.convert}
+SOURCES: dict[str, Callable[[Mapping[str, Tensor], str], dict[str, Tensor]]] = {
+    "hicmae": hicmae.convert,
+    "mae_dfer": mae_dfer.convert,
+}
 
 
 def convert_state_dict(

@@ -266,6 +266,11 @@ class LGIFormer(nn.Module):
             )
         return num_visible(spec, self.grid)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a clip, region tokens aside."""
+        return self.grid.num_tokens
+
     def summary(self) -> str:
         """The geometry in a few words."""
         grid, size = (" x ".join(map(str, shape)) for shape in (self.grid.shape, self.region_size))

@@ -1,7 +1,8 @@
 """Backbones from weights on disk."""
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ssl_affect.checkpoint import Weights, load_strict, load_weights
 from ssl_affect.errors import CheckpointError, ConfigError
-from ssl_affect.models.registry import create_model, model_info, resolve_arch
+from ssl_affect.models.registry import ModelInfo, create_model, model_info, resolve_arch
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,17 @@ def create_from_weights(name: str, num_classes: int, path: Path, arch: Mapping[s
     model = create_model(name, num_classes=num_classes, **_backbone_arch(weights, path) | dict(arch))
     state = dict(weights.state_dict)
     if weights.config.task == "pretrain":
-        state = model_info(name).pretraining.backbone_state_dict(state)  # type: ignore[attr-defined]
+        state = _of_pretraining(model_info(name), state, model)
     _settle_head(model, state, num_classes, path)
     load_strict(model, state, path)
     return model
+
+
+def _of_pretraining(info: ModelInfo, state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The backbone's part of pretraining weights; a method may need to know some arguments of the backbone for it."""
+    take: Callable[..., dict[str, Tensor]] = info.pretraining.backbone_state_dict  # type: ignore[attr-defined]
+    arch: dict[str, Any] = model.spec.arch  # type: ignore[assignment, union-attr]
+    return take(state, **{name: arch[name] for name in inspect.signature(take).parameters if name in arch})
 
 
 def _backbone_arch(weights: Weights, path: Path) -> dict[str, Any]:
