@@ -2,6 +2,7 @@
 
 from ssl_affect.models import hicmae as _hicmae  # noqa: F401  (registers its models)
 from ssl_affect.models import mae_dfer as _mae_dfer  # noqa: F401  (registers its models)
+from ssl_affect.models import svfap as _svfap  # noqa: F401  (registers its models)
 from ssl_affect.models.registry import (
     ModelSpec,
     create_model,

@@ -202,6 +202,8 @@ def _check_value(model: str, parameter: inspect.Parameter, value: Any) -> None:
     default, kinds = parameter.default, get_args(parameter.annotation)
     if value is None and NoneType in kinds:
         return
+    if isinstance(value, list | tuple) and any(get_args(kind) for kind in kinds):
+        return  # one number or a list of them; the class checks lists itself
     if isinstance(default, bool):
         fits, allowed = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
