@@ -80,6 +80,8 @@ def make_shards(
     audio: bool = True,
     seed: int = 0,
     damaged: Sequence[int] = (),
+    mute: Sequence[int] = (),
+    silent: Sequence[int] = (),
 ) -> Path:
     """Writes a shard set and returns its folder.
 
@@ -93,6 +95,8 @@ def make_shards(
         seed: Seed of all contents.
         damaged: Numbers of samples whose video bytes are scrambled before they are written and hashed, as if they had
             been damaged on the way into the shard.
+        mute: Numbers of samples without a FLAC member although ``audio`` is set.
+        silent: Numbers of samples whose sound is digital silence.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -104,7 +108,8 @@ def make_shards(
         samples = []
         for _ in range(count):
             frames = make_frames(rng, int(rng.integers(low, high + 1)), size)
-            samples.append(_sample(rng, number, frames, recipe, audio=audio, damaged=number in damaged))
+            loudness = None if not audio or number in mute else 0.3 * (number not in silent)
+            samples.append(_sample(rng, number, frames, recipe, loudness=loudness, damaged=number in damaged))
             number += 1
         shards.append(_write_shard(folder, name, samples))
     manifest = Manifest(
@@ -119,14 +124,14 @@ def make_shards(
 
 
 def _sample(
-    rng: np.random.Generator, number: int, frames: np.ndarray, recipe: Recipe, *, audio: bool, damaged: bool
+    rng: np.random.Generator, number: int, frames: np.ndarray, recipe: Recipe, *, loudness: float | None, damaged: bool
 ) -> tuple[SampleFacts, dict[str, bytes]]:
     video = encode_h264(frames) if recipe.video_codec == "h264" else encode_jpgs(frames)
     if damaged:
         video = video[: len(video) // 3] + bytes(len(video) - len(video) // 3)
     members, sound = {}, None
-    if audio:
-        members["flac"], sound = _sound(rng, len(frames) / FPS)
+    if loudness is not None:
+        members["flac"], sound = _sound(rng, len(frames) / FPS, loudness)
     facts = SampleFacts(
         key=f"clip{number:05d}",
         source=f"videos/clip{number:05d}.mp4",
@@ -154,9 +159,9 @@ def _sample(
     return facts, members
 
 
-def _sound(rng: np.random.Generator, seconds: float) -> tuple[bytes, AudioFacts]:
+def _sound(rng: np.random.Generator, seconds: float, loudness: float) -> tuple[bytes, AudioFacts]:
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    wave = (0.3 * np.sin(2 * np.pi * rng.uniform(100, 400) * time)).astype(np.float32)
+    wave = (loudness * np.sin(2 * np.pi * rng.uniform(100, 400) * time)).astype(np.float32)
     soundfile.write(stream := io.BytesIO(), wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     data = stream.getvalue()
     level = float(20 * np.log10(np.sqrt(np.mean(wave**2)) + 1e-6))

@@ -3,8 +3,8 @@
 A clip depends on (seed, position) and on nothing else, not on workers, ranks or what was read before.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from ssl_affect.data.audio_augment import augment_wave
 from ssl_affect.data.decode import choose_decoder, decode_jpegs, decode_video
 from ssl_affect.data.plan import CLIP_STREAM, EpochPlan
 from ssl_affect.data.sampling import Draws, clip_indices, pretrain_starts
-from ssl_affect.data.schema import frame_offsets
+from ssl_affect.data.schema import SampleFacts, frame_offsets
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.sound import SoundSettings, read_sound, sound_window
 from ssl_affect.data.transforms import multi_scale_crop
 from ssl_affect.errors import ConfigError, DecodeError, ShardError
 from ssl_affect.files import sha256_bytes
@@ -49,6 +51,10 @@ class ClipBatch:
         start_time_s: Time of the first frame on the sample's clock in seconds, float64 [B]; None unless asked for.
         bad: What was left out.
         num_given: Positions this batch stands for, bad ones included.
+        audio: Sound of the clips, float32 [B, n], zero after the end of each; None unless asked for.
+        audio_length: Values of every clip's sound, int64 [B].
+        audio_valid: bool [B], False where there is no sound to learn from.
+        without_sound: Why, by the name of the sample; see :class:`~ssl_affect.data.sound.Sound`.
     """
 
     video: Tensor
@@ -58,6 +64,10 @@ class ClipBatch:
     start_time_s: Tensor | None
     bad: list[BadClip]
     num_given: int
+    audio: Tensor | None = None
+    audio_length: Tensor | None = None
+    audio_valid: Tensor | None = None
+    without_sound: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_blank(self) -> bool:
@@ -73,7 +83,7 @@ class ClipBatch:
         return len(self.key)
 
     def to(self, device: torch.device | str, *, non_blocking: bool | None = None) -> "ClipBatch":
-        """The batch with its pixels and boxes on a device; keys and positions stay where they are.
+        """The batch with its pixels, boxes and sound on a device; keys and positions stay where they are.
 
         Args:
             device: The device.
@@ -82,12 +92,17 @@ class ClipBatch:
         """
         if non_blocking is None:
             non_blocking = self.video.device.type == "cpu" and torch.device(device).type == "cuda"
-        video = self.video.to(device, non_blocking=non_blocking)
-        return replace(self, video=video, crop=self.crop.to(device, non_blocking=non_blocking))
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "ClipBatch":
         """The batch in page-locked memory; the DataLoader calls this."""
-        return replace(self, video=self.video.pin_memory(), crop=self.crop.pin_memory())
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "ClipBatch":
+        names = ("video", "crop", "audio", "audio_length", "audio_valid")
+        tensors = {name: getattr(self, name) for name in names}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **changed)
 
 
 def read_clip(shards: ShardSet, index: int, indices: np.ndarray, *, decoder: str = "auto") -> np.ndarray:
@@ -144,6 +159,11 @@ class ClipDataset(Dataset):
         frame_times: Read the facts of every sample for the time of the clip's first frame.
         verify: Compare the hash of every video with its facts before decoding. Decoders notice most damage but not all
             of it; this notices all, at the cost of reading and hashing the whole member.
+        sound: Read the sound that belongs to the frames too; None reads pictures only.
+
+    Raises:
+        ConfigError: plan, decoder or sound do not fit the shards.
+        ShardError: samples have no sound, and that was to be refused.
     """
 
     def __init__(
@@ -157,7 +177,10 @@ class ClipDataset(Dataset):
         multi_scale: bool = True,
         frame_times: bool = False,
         verify: bool = False,
+        sound: SoundSettings | None = None,
     ) -> None:
+        if sound is not None:
+            sound.check(shards)
         if plan is not None and plan.num_samples != len(shards):
             raise ConfigError(f"ClipDataset: the plan orders {plan.num_samples} samples, the shards hold {len(shards)}")
         self.shards = shards
@@ -168,12 +191,14 @@ class ClipDataset(Dataset):
         self.multi_scale = multi_scale
         self.frame_times = frame_times
         self.verify = verify
+        self.sound = sound
 
     def __getitem__(self, position: int) -> dict[str, Any] | BadClip:
         """The clip at a position, or what is wrong with it.
 
         Returns:
-            ``video`` uint8 [T, H, W, 3], ``crop`` int32 [4], ``key``, ``position`` and ``start_time_s`` (or None).
+            ``video`` uint8 [T, H, W, 3], ``crop`` int32 [4], ``key``, ``position`` and ``start_time_s`` (or None); with
+            sound also ``audio`` float32 [n] and ``absent``, why it is no sound to learn from (or "").
 
         Raises:
             ShardError: a shard is missing or has changed: this concerns more than one clip, so it ends the run.
@@ -189,10 +214,14 @@ class ClipDataset(Dataset):
             if self.multi_scale:
                 crop = multi_scale_crop(side, side, self.clip.size, draws.choice)
         indices = clip_indices(start, num_frames, self.clip)
+        facts = self.shards.facts(index) if self.frame_times or self.sound else None
+        sound: dict[str, Any] = {}
         try:
             if self.verify:
                 _verify_video(self.shards, index)
             video = read_clip(self.shards, index, indices, decoder=self.decoder)
+            if self.sound is not None and facts is not None:
+                sound = self._hear(self.sound, index, position, indices, facts)
         except DecodeError as error:
             return BadClip(self.shards.key(index), self.shards.shard_of(index), str(error))
         return {
@@ -200,8 +229,22 @@ class ClipDataset(Dataset):
             "crop": torch.tensor(crop, dtype=torch.int32),
             "key": self.shards.key(index),
             "position": position,
-            "start_time_s": self.shards.facts(index).times_s[start] if self.frame_times else None,
+            "start_time_s": facts.times_s[start] if facts is not None and self.frame_times else None,
+            **sound,
         }
+
+    def _hear(
+        self, settings: SoundSettings, index: int, position: int, indices: np.ndarray, facts: SampleFacts
+    ) -> dict[str, Any]:
+        """The sound of the clip with these frames, on their clock."""
+        window = sound_window(facts, indices, self.clip)
+        sound = read_sound(self.shards, index, *window, facts=facts, verify=self.verify)
+        if sound.absent and settings.missing == "refuse":
+            raise DecodeError(f"{sound.absent}: from {window[0]:.3f} to {window[1]:.3f} s, and missing_audio='refuse'")
+        samples = sound.samples
+        if settings.augment is not None and (self.plan is not None or settings.augment.in_evaluation):
+            samples = augment_wave(samples, settings.augment, seed=self.seed, position=position)
+        return {"audio": torch.from_numpy(samples), "absent": sound.absent}
 
 
 def _verify_video(shards: ShardSet, index: int) -> None:
@@ -211,19 +254,23 @@ def _verify_video(shards: ShardSet, index: int) -> None:
         raise DecodeError(f"the video has sha256 {found}, its facts say {expected}; the shard was damaged")
 
 
-def collate(items: Sequence[dict[str, Any] | BadClip], *, shape: tuple[int, ...]) -> ClipBatch:
+def collate(
+    items: Sequence[dict[str, Any] | BadClip], *, shape: tuple[int, ...], with_sound: bool = False
+) -> ClipBatch:
     """Puts clips into a batch and leaves bad ones out.
 
     Args:
         items: What :class:`ClipDataset` gave.
         shape: (T, H, W, 3) of a clip, for the grey clip of a batch that lost all its own.
+        with_sound: Whether clips have sound; the grey clip then has one that is not valid.
     """
     good = [item for item in items if not isinstance(item, BadClip)]
     bad = [item for item in items if isinstance(item, BadClip)]
     if not good:
         grey = torch.full((1, *shape), 128, dtype=torch.uint8)
         crop = torch.tensor([[0, 0, shape[1], shape[2]]], dtype=torch.int32)
-        return ClipBatch(grey, crop, [BLANK_KEY], torch.tensor([-1]), None, bad, len(items))
+        blank = ClipBatch(grey, crop, [BLANK_KEY], torch.tensor([-1]), None, bad, len(items))
+        return replace(blank, **_sounds([{"audio": torch.zeros(0), "absent": "blank"}])) if with_sound else blank
     times = [item["start_time_s"] for item in good]
     return ClipBatch(
         video=default_collate([item["video"] for item in good]),  # in a worker this writes into shared memory
@@ -233,4 +280,18 @@ def collate(items: Sequence[dict[str, Any] | BadClip], *, shape: tuple[int, ...]
         start_time_s=None if times[0] is None else torch.tensor(times, dtype=torch.float64),
         bad=bad,
         num_given=len(items),
+        **(_sounds(good) if with_sound else {}),
+        without_sound={item["key"]: item["absent"] for item in good if item.get("absent")},
     )
+
+
+def _sounds(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sound of a batch, padded by zeros to the longest; clips at the end of their video are shorter."""
+    lengths = [len(item["audio"]) for item in items]
+    longest = max(*lengths, 1)
+    padded = [torch.nn.functional.pad(item["audio"], (0, longest - len(item["audio"]))) for item in items]
+    return {
+        "audio": default_collate(padded),
+        "audio_length": torch.tensor(lengths),
+        "audio_valid": torch.tensor([not item["absent"] for item in items]),
+    }

@@ -7,6 +7,7 @@ but not trained on are simply made again after a resume.
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from ssl_affect.data.clips import BadClip, ClipBatch, ClipDataset, collate, read_clip
 from ssl_affect.data.plan import EpochPlan, PositionSampler, SequentialBatches
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.types import ClipSpec
 
@@ -83,6 +85,37 @@ class Quarantine:
             )
 
 
+class SoundCount:
+    """Counts clips that have no sound to learn from, by reason, and says so once for each reason.
+
+    Args:
+        shards: The shard set; None where no sound is read.
+    """
+
+    def __init__(self, shards: ShardSet | None) -> None:
+        self.by_reason: Counter[str] = Counter()
+        count = len(shards.without("flac")) if shards is not None else 0
+        if shards is not None and count:
+            logger.warning(
+                "%d of %d samples in %s have no sound; they teach by their pictures alone",
+                count,
+                len(shards),
+                shards.folder,
+            )
+
+    @property
+    def total(self) -> int:
+        """Clips so far, as often as they came."""
+        return self.by_reason.total()
+
+    def add(self, batch: ClipBatch) -> None:
+        """Takes note of a batch."""
+        for key, reason in batch.without_sound.items():
+            if reason not in self.by_reason:
+                logger.warning("clip %s: %s; further such clips are only counted", key, reason)
+            self.by_reason[reason] += 1
+
+
 def _append(path: Path, clips: Sequence[BadClip]) -> None:
     """One write per line, so that lines of several ranks do not mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,9 +153,11 @@ class ClipStream:
         quarantine: File that bad clips are appended to, one JSON object per line.
         max_bad_fraction: See :class:`Quarantine`.
         worker_init: Called with its number in every worker process when it starts.
+        sound: Read the sound of the clips too.
 
     Raises:
-        ConfigError: an argument is out of range, or the decoder does not work here.
+        ConfigError: an argument is out of range, the decoder does not work here, or the sound has another rate.
+        ShardError: samples have no sound, and ``sound`` refuses them.
     """
 
     def __init__(
@@ -145,6 +180,7 @@ class ClipStream:
         quarantine: Path | None = None,
         max_bad_fraction: float = 0.001,
         worker_init: Callable[[int], None] | None = None,
+        sound: SoundSettings | None = None,
     ) -> None:
         self.shards = shards
         self.plan = EpochPlan(shards.shard_sizes, seed=seed, window_shards=window_shards)
@@ -161,8 +197,10 @@ class ClipStream:
             multi_scale=multi_scale,
             frame_times=frame_times,
             verify=verify,
+            sound=sound,
         )
         self.dataset = dataset
+        self.without_sound = SoundCount(shards if sound is not None else None)
         self._loader = _loader(
             dataset,
             self._sampler,
@@ -187,6 +225,7 @@ class ClipStream:
         for batch in self._loader:
             self._given += self.global_batch_size
             self.quarantine.add(batch)
+            self.without_sound.add(batch)
             yield batch
 
     def commit(self, global_batch_size: int | None = None) -> None:
@@ -251,12 +290,13 @@ def evaluation_loader(
     decoder: str = "auto",
     frame_times: bool = False,
     worker_init: Callable[[int], None] | None = None,
+    sound: SoundSettings | None = None,
 ) -> DataLoader:
     """The middle clip of every sample once, in index order: nothing padded, repeated or dropped.
 
     Bad clips are in ``ClipBatch.bad``; see :class:`~ssl_affect.data.plan.SequentialBatches` for several ranks.
     """
-    dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, frame_times=frame_times)
+    dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, frame_times=frame_times, sound=sound)
     batches = SequentialBatches(len(shards), batch_size=batch_size, world_size=world_size, rank=rank)
     return _loader(
         dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=False, worker_init=worker_init
@@ -277,7 +317,9 @@ def _loader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=partial(collate, shape=(dataset.clip.num_frames, side, side, 3)),
+        collate_fn=partial(
+            collate, shape=(dataset.clip.num_frames, side, side, 3), with_sound=dataset.sound is not None
+        ),
         pin_memory=pin_memory,
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,

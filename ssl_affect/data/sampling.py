@@ -180,6 +180,32 @@ def test_crop(height: int, width: int, crop: int, num_crops: int) -> tuple[int, 
     return (at, 0, side, side) if height > width else (0, at, side, side)
 
 
+# --------------------------------------------------------------------------------------------------------------------
+# The sound beside the frames (spec of HiCMAE, sections 8 and 9): from the start of one frame to the end of another. Time
+# stamps say when that is; the published fine-tuning has a rule of its own, which is the last one here.
+
+
+def clip_sound_frames(indices: Sequence[int] | np.ndarray, num_frames: int, clip: ClipSpec) -> tuple[int, int]:
+    """First and last frame of the sound of a clip in pretraining and in tests: the last one a stride after the clip's."""
+    return int(indices[0]), min(int(indices[-1]) + clip.stride, num_frames - 1)
+
+
+def train_sound_frames(indices: Sequence[int] | np.ndarray, num_frames: int, clip: ClipSpec) -> tuple[int, int]:
+    """First and last frame of the sound in supervised training and validation: the last one a span after the first."""
+    return int(indices[0]), min(int(indices[0]) + clip.span, num_frames - 1)
+
+
+def proportional_slice(first: int, last: int, num_frames: int, num_samples: int) -> tuple[int, int]:
+    """Values of a whole sound between two frames by the published rule of fine-tuning, as (start, stop).
+
+    Frame i is taken to lie at i / (n - 1) of the sound, whatever the frame rate. Sound and picture are then up to a frame
+    apart; for parity with published results only.
+    """
+    _check_frames(num_frames)
+    last_frame = max(1, num_frames - 1)
+    return int(first / last_frame * num_samples), int(last / last_frame * num_samples)
+
+
 def _window(num_frames: int, clip: ClipSpec, below: Below) -> np.ndarray:
     room = num_frames - (clip.num_frames - 1) * clip.stride  # possible first frames
     start = below(room) if room > 1 else 0

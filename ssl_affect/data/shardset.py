@@ -105,6 +105,12 @@ class ShardSet:
         self._check(i)
         return extension in self._members and bool(self._members[extension][i, 1] >= 0)
 
+    def without(self, extension: str) -> np.ndarray:
+        """Numbers of the samples that have no member with this extension, ascending, int64."""
+        if extension not in self._members:
+            return np.arange(len(self))
+        return np.flatnonzero(self._members[extension][:, 1] < 0)
+
     def member_size(self, i: int, extension: str) -> int:
         """Size of a member in bytes."""
         return self._member(i, extension)[1]
