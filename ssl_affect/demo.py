@@ -1,183 +1,255 @@
-"""``ssl-affect demo``: the whole road, from raw videos to a report and exported weights, through our own commands.
+"""``ssl-affect demo``: the whole road, from videos to a pretrained model and its report, with the commands shown.
 
-It does nothing that a user could not type: every step is a command of ``ssl-affect``, printed before it runs. Run again,
-it goes on where it stopped, because every command does.
+The demo holds no shortcut of its own: it runs the commands that a user would type, in processes of their own. A journal in
+the output folder notes which are done, so a second run goes on where the first one stopped.
 """
 
 import argparse
 import csv
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from ssl_affect.data.schema import QUARANTINE_NAME, Manifest
 from ssl_affect.errors import ConfigError, SslAffectError
+from ssl_affect.files import write_json, write_text
 
-METHODS = ("mae_dfer",)
-ENOUGH = 0.8  # on synthetic faces the last loss must be below this share of the constant predictor's
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+METHODS = {"mae_dfer": "demo.yaml"}  # --method -> recipe in configs/
+JOURNAL = "demo.json"
+PASS_SHARE = 0.85  # the demo passes if the last loss is at most this share of a constant predictor's
+_LAST_SHARE = 0.1  # the last loss is the mean over this part of the logged steps
+_SHOWN_LINES = 20
+SYNTHETIC = ("--clips", "64", "--identities", "8", "--seconds", "3", "--difficulty", "easy")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command of the road: a title, and its arguments after ``ssl-affect``."""
+    """One command of the road.
+
+    Args:
+        title: What it does, in a few words.
+        command: The arguments of ``ssl-affect``.
+        product: A file that is there when it is done.
+        keep_output: Where its standard output goes when it is long; only the beginning is shown then.
+    """
 
     title: str
-    arguments: tuple[str | Path, ...]
-
-
-class StepFailed(SslAffectError):
-    """A command of the road did not end well; it has said why itself."""
+    command: tuple[str, ...]
+    product: Path
+    keep_output: Path | None = None
 
 
 def main(argv: list[str]) -> int:
-    """Runs ``ssl-affect demo``; returns the exit code."""
-    options = _parser().parse_args(argv)
-    out, videos = options.out, options.videos
-    if videos is not None and not videos.is_dir():
-        raise ConfigError(f"--videos {videos}: no such folder; give a folder that holds video files")
-    begin = time.monotonic()
-    timings = [(step.title, _run(step)) for step in road(options)]
-    result = outcome(out / "shards", out / "run")
-    _print_summary(out, result, timings, time.monotonic() - begin, synthetic=videos is None)
-    if videos is None and not result["loss"] < ENOUGH * result["constant"]:
-        print(f"The loss did not fall below {ENOUGH:.0%} of the constant predictor's: something is wrong.")
-        return 1
-    return 0
-
-
-def road(options: argparse.Namespace) -> list[Step]:
-    """The commands in order.
+    """Runs the demo. Exit code 0: the road works and the loss fell well below a constant predictor's; 1: it did not.
 
     Raises:
-        ConfigError: the recipes are not there, because this is not a checkout.
+        ConfigError: the configs are not there, or the videos are not a folder.
+        SslAffectError: one of the commands failed.
     """
-    out, workers = options.out, ("--workers", str(options.workers))
-    configs = Path(__file__).resolve().parents[1] / "configs"
-    recipe = configs / ("demo.yaml" if options.method == METHODS[0] else f"demo_{options.method}.yaml")
-    if not recipe.is_file():
-        raise ConfigError(
-            f"{recipe} is missing; the demo needs a checkout of the project, where configs/ stands beside ssl_affect/"
-        )
-    sets = {"shards": options.videos}
+    options = _parser().parse_args(argv)
+    out: Path = options.out
+    if options.videos is not None and not options.videos.is_dir():
+        raise ConfigError(f"--videos {options.videos}: not a folder; give a folder with video files, any depth")
+    steps = plan_steps(out, options.videos, options.method, options.workers)
+    journal = _read_journal(out)
+    begin = time.monotonic()
+    with _signals_interrupt():
+        for number, step in enumerate(steps, 1):
+            typed = shlex.join(["ssl-affect", *step.command])
+            print(f"\n[{number}/{len(steps)}] {step.title}\n$ {typed}", flush=True)
+            done = journal.get(typed)
+            if done is not None and step.product.is_file():
+                print(f"    done before, in {done:.0f} s", flush=True)
+                continue
+            seconds = run_step(step)
+            print(f"    {seconds:.0f} s", flush=True)
+            journal[typed] = round(seconds, 1)
+            write_json(out / JOURNAL, journal)
+    rows = summary(out)
+    rows.append(("time, this run", f"{time.monotonic() - begin:.0f} s"))
+    print()
+    for name, text in rows:
+        print(f"{name:26} {text}")
+    return 0 if dict(rows)["result"].startswith("pass") else 1
+
+
+def plan_steps(out: Path, videos: Path | None, method: str, workers: int) -> list[Step]:
+    """The commands of the road, in order.
+
+    Args:
+        out: Folder of everything that is made.
+        videos: The user's videos; None makes synthetic ones first.
+        method: A name of :data:`METHODS`.
+        workers: Processes for making and building.
+
+    Raises:
+        ConfigError: the recipe of the method is not in the checkout.
+    """
+    recipes = [CONFIGS / "base.yaml", CONFIGS / METHODS[method]]
+    for path in recipes:
+        if not path.is_file():
+            raise ConfigError(
+                f"{path} is not there: the demo reads its recipe from a checkout of the project; clone it, run"
+                " `pip install -e .` in it, and start the demo again"
+            )
+    configs = [str(_shortest(path)) for path in recipes]
+    shards, run, weights = out / "shards", out / "run", out / "weights"
+    at_work = ("--workers", str(workers))
     steps = []
-    if options.videos is None:
-        sets = {"shards": out / "synthetic_videos", "held_out_shards": out / "synthetic_held_out_videos"}
-        sizes = {"shards": (options.clips, 24, 0), "held_out_shards": (16, 8, 1)}  # clips, people, seed
-        for name, folder in sets.items():
-            clips, people, seed = (str(number) for number in sizes[name])
-            arguments = ("--clips", clips, "--identities", people, "--seed", seed, *workers)
-            title = "draw synthetic talking faces" + (", held out" if name != "shards" else "")
-            steps.append(Step(title, ("shards", "synth", "--out", folder, *arguments)))
-    for name, folder in sets.items():
-        title = "find faces, write shards" + (", held out" if name != "shards" else "")
-        steps.append(Step(title, ("shards", "build", folder, "--out", out / name, *workers)))
-    train = ["pretrain", "fit", "--config", recipe, "--data.shards", out / "shards", "--run", out / "run"]
-    if len(sets) > 1:
-        train += ["--data.val_shards", out / "held_out_shards"]
+    source: tuple[str, ...] = ("build", str(videos))
+    if videos is None:
+        made = out / "synthetic"
+        command = ("shards", "synth", "--out", str(made), *SYNTHETIC, *at_work)
+        steps.append(Step("draw synthetic talking faces", command, made / "manifest.csv"))
+        source = ("build", "--manifest", str(made / "manifest.csv"))
+    verify = ("shards", "verify", str(shards), *at_work)
+    build = ("shards", *source, "--out", str(shards), "--faces", "detect", "--margin", "0.1", *at_work)
+    recipe = ("--config", configs[0], "--config", configs[1])
+    fit = ("pretrain", "fit", *recipe, "--data.shards", str(shards), "--run", str(run))
+    sheet, stats = out / "contact_sheet.html", out / "stats.txt"
     return [
         *steps,
-        Step("check every byte and every clip", ("shards", "verify", out / "shards")),
-        Step("describe the shards", ("shards", "stats", out / "shards")),
-        Step("contact sheet", ("shards", "view", out / "shards", "--out", out / "contact_sheet.html")),
-        Step("pretrain", tuple(train)),
-        Step("export the weights", ("export", out / "run", "--out", out / "weights", "--force")),
+        Step("find and follow faces, write shards", build, shards / "manifest.json"),
+        Step("read every byte again, decode every clip", verify, shards / "manifest.json"),
+        Step("describe the shards", ("shards", "stats", str(shards)), stats, keep_output=stats),
+        Step("contact sheet", ("shards", "view", str(shards), "--out", str(sheet)), sheet),
+        Step(f"pretrain ({method}, tiny)", fit, run / "report.html"),
+        Step("export the weights", ("export", str(run), "--out", str(weights), "--force"), weights / "config.json"),
+    ]  # fmt: skip
+
+
+def run_step(step: Step) -> float:
+    """Runs a command in a process of its own and returns its seconds.
+
+    Ctrl-C reaches the process once, from here: it runs outside the terminal's group, because a second signal means
+    "at once" to some commands.
+
+    Raises:
+        SslAffectError: it ended with another exit code than 0.
+        KeyboardInterrupt: the demo was interrupted; the command has been given the time to save its state.
+    """
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "ssl_affect.cli", *step.command]
+    output = subprocess.PIPE if step.keep_output else None
+    process = subprocess.Popen(command, process_group=0, stdout=output, text=True)
+    try:
+        text, _ = process.communicate()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        raise
+    if process.returncode:
+        raise SslAffectError(
+            f"`{shlex.join(['ssl-affect', *step.command])}` ended with exit code {process.returncode}; its message is"
+            " above. Once that is mended, the same demo command goes on from here"
+        )
+    if step.keep_output:
+        write_text(step.keep_output, text)
+        lines = text.splitlines()
+        print("\n".join(lines[:_SHOWN_LINES]))
+        if len(lines) > _SHOWN_LINES:
+            print(f"... {len(lines) - _SHOWN_LINES} more lines in {step.keep_output}")
+    return time.monotonic() - begin
+
+
+def summary(out: Path) -> list[tuple[str, str]]:
+    """What the demo made, as (name, text) rows; the row ``result`` begins with ``pass`` or ``fail``.
+
+    Raises:
+        SslAffectError: the run logged no loss.
+    """
+    manifest = json.loads((out / "shards" / "manifest.json").read_bytes())
+    losses = read_losses(out / "run" / "metrics.csv")
+    share = losses["last"] / losses["constant"]
+    passed = share <= PASS_SHARE
+    verdict = f"the loss is {share:.0%} of a constant predictor's; at most {PASS_SHARE:.0%} is asked for"
+    return [
+        ("videos", f"{manifest['num_sources']:,}"),
+        ("clips found", f"{manifest['num_samples']:,}"),
+        ("quarantined", f"{manifest['num_quarantined']:,}"),
+        ("seconds of video", f"{manifest['seconds']:,.1f}"),
+        ("first loss", f"{losses['first']:.4f}"),
+        ("last loss", f"{losses['last']:.4f}"),
+        ("constant predictor's loss", f"{losses['constant']:.4f}"),
+        ("result", f"{'pass' if passed else 'fail'}: {verdict}"),
+        ("report", str(out / "run" / "report.html")),
+        ("contact sheet", str(out / "contact_sheet.html")),
+        ("checkpoint", str(out / "weights")),
     ]
 
 
-def outcome(shards: Path, run: Path) -> dict[str, float]:
-    """Figures of a finished road.
+def read_losses(path: Path) -> dict[str, float]:
+    """``first``, ``last`` (mean over the last tenth) and ``constant`` (mean) loss of a ``metrics.csv``.
 
-    Returns:
-        "clips", "hours", "quarantined", "first_loss", "loss" (mean over the last tenth of the logged steps), "constant"
-        (loss of always predicting the mean), and "held_out_loss" and "held_out_constant" where there was a held-out set.
+    Raises:
+        SslAffectError: there are no such rows.
     """
-    manifest = Manifest.read(shards)
-    with open(run / "metrics.csv", encoding="utf-8", newline="") as stream:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
-    losses = [row["train/loss"] for row in rows if "train/loss" in row]
-    constants = [row["train/constant"] for row in rows if "train/constant" in row]
-    last = losses[-max(1, len(losses) // 10) :]
-    found = {
-        "clips": manifest.num_samples,
-        "hours": manifest.seconds / 3600,
-        "quarantined": manifest.num_quarantined,
-        "first_loss": losses[0],
-        "loss": sum(last) / len(last),
-        "constant": sum(constants) / len(constants),
-    }
-    for row in rows:
-        found |= {f"held_out_{name}": row[f"val/{name}"] for name in ("loss", "constant") if f"val/{name}" in row}
-    return found
+    with open(path, newline="", encoding="utf-8") as stream:
+        rows: list[dict[str, Any]] = list(csv.DictReader(stream))
+    losses = _column(rows, "train/loss")
+    constants = _column(rows, "train/constant")
+    if not losses or not constants:
+        raise SslAffectError(
+            f"{path}: no loss was logged, so there is nothing to judge; read {path.parent / 'log.txt'}"
+        )
+    last = losses[-max(1, round(len(losses) * _LAST_SHARE)) :]
+    return {"first": losses[0], "last": sum(last) / len(last), "constant": sum(constants) / len(constants)}
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [float(row[name]) for row in rows if row.get(name)]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ssl-affect demo",
-        description="The whole road on synthetic talking faces, or on your own videos: faces, shards, verification, contact"
-        " sheet, pretraining of a tiny model, report, exported weights. Run again, it goes on where it stopped.",
+        description="The whole road on synthetic talking faces or on your own videos: shards, a short pretraining of a tiny"
+        " model, a report. It takes a few minutes on two cores; the same command goes on where it was interrupted.",
     )
-    add = parser.add_argument
-    add("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder for everything (default %(default)s)")
-    add("--videos", type=Path, metavar="DIR", help="your videos; without it synthetic faces are drawn")
-    add("--method", default=METHODS[0], choices=METHODS, help="what is pretrained (default %(default)s)")
-    add("--clips", type=int, default=96, help="synthetic clips to draw (default %(default)s)")
-    add("--workers", type=int, default=2, help="processes for drawing and building (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="output (default %(default)s)")
+    parser.add_argument(
+        "--videos", type=Path, metavar="DIR", help="a folder with your videos, instead of synthetic ones"
+    )
+    parser.add_argument("--method", choices=tuple(METHODS), default="mae_dfer", help="default %(default)s")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
     return parser
 
 
-def _run(step: Step) -> float:
-    """Runs a command as the user would; returns its seconds."""
-    arguments = [str(argument) for argument in step.arguments]
-    print(f"\n== {step.title}\n$ ssl-affect {shlex.join(arguments)}", flush=True)
-    begin = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "ssl_affect.cli", *arguments], check=False).returncode
-    if code in (130, -2):
+def _shortest(path: Path) -> Path:
+    """The path as a user in the current folder would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _read_journal(out: Path) -> dict[str, float]:
+    """Command -> seconds of what an earlier run finished."""
+    path = out / JOURNAL
+    if not path.is_file():
+        return {}
+    try:
+        journal: Mapping[str, Any] = json.loads(path.read_bytes())
+        return {str(name): float(seconds) for name, seconds in journal.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: damaged ({error}); delete it, and the commands will see what is done") from error
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """A polite request to end (SIGTERM) interrupts as Ctrl-C does, so that the running command can save its state."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
-    if code:
-        raise StepFailed(
-            f"the step {step.title!r} ended with exit code {code}; mend what it says above and run the demo again"
-        )
-    return time.monotonic() - begin
 
-
-def _print_summary(
-    out: Path, result: dict[str, float], timings: list[tuple[str, float]], seconds: float, *, synthetic: bool
-) -> None:
-    kind = "synthetic clips" if synthetic else "clips"
-    rows = [
-        (kind, f"{result['clips']:.0f}, {60 * result['hours']:.1f} minutes; quarantined {result['quarantined']:.0f}"),
-        ("loss", f"{result['first_loss']:.4f} at first, {result['loss']:.4f} at the end"),
-        (
-            "constant predictor",
-            f"{result['constant']:.4f}; the loss is {result['loss'] / result['constant']:.0%} of it",
-        ),
-    ]
-    if "held_out_loss" in result:
-        share = result["held_out_loss"] / result["held_out_constant"]
-        rows.append(("held-out people", f"{result['held_out_loss']:.4f}, {share:.0%} of the constant predictor's"))
-    reasons = _quarantine_reasons(out / "shards" / QUARANTINE_NAME)
-    if reasons:
-        rows.append(("quarantined", ", ".join(f"{count} at stage {stage}" for stage, count in reasons.items())))
-    rows += [
-        ("look at", f"{out / 'contact_sheet.html'} and {out / 'run' / 'report.html'}"),
-        ("weights", str(out / "weights")),
-        ("time", f"{seconds:.0f} s: " + ", ".join(f"{title} {spent:.0f}" for title, spent in timings)),
-    ]
-    width = max(len(name) for name, _ in rows)
-    print("\n== done\n" + "\n".join(f"{name:{width}}  {text}" for name, text in rows), flush=True)
-
-
-def _quarantine_reasons(path: Path) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        stage = json.loads(line)["stage"]
-        counts[stage] = counts.get(stage, 0) + 1
-    return counts
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    before: Callable[[int, FrameType | None], Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
