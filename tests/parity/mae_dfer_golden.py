@@ -58,7 +58,9 @@ def classifier(pool: str, **arch: Any) -> nn.Module:
     return model
 
 
-def to_official(values: Mapping[str, Tensor], like: Mapping[str, Tensor], task: Any) -> dict[str, Tensor]:
+def to_official(
+    values: Mapping[str, Tensor], like: Mapping[str, Tensor], task: Any, source: str = "mae_dfer"
+) -> dict[str, Tensor]:
     """Values under our names (gradients, say) under official names and in official shapes.
 
     Converting only moves numbers, so the converter is sent through with numbered places instead of weights.
@@ -67,7 +69,7 @@ def to_official(values: Mapping[str, Tensor], like: Mapping[str, Tensor], task: 
     places = torch.arange(sum(sizes)).split(sizes)
     numbered = {name: place.view(like[name].shape) for name, place in zip(like, places, strict=True)}
     flat = torch.full((sum(sizes),), torch.nan)
-    for name, place in ssl_affect.convert_state_dict("mae_dfer", numbered, task=task).items():
+    for name, place in ssl_affect.convert_state_dict(source, numbered, task=task).items():
         flat[place.flatten()] = values[name].detach().flatten()
     return {name: flat[place] for name, place in numbered.items()}
 
