@@ -35,8 +35,8 @@ class TemporalDownsample(nn.Module):
 class SpatialBottleneck(nn.Module):
     """Sums up each time step in a few tokens: means of its tokens, weighted by learned scores (equation 5).
 
-    The released code normalises tokens before they are scored and takes a softmax over the scores of a step, both of which
-    equation 5 leaves out.
+    As in the released code, tokens are normalised before they are scored and the scores of a step go through a softmax;
+    equation 5 leaves both out. The last bias of the scores cannot change a softmax; it is there because the weights have it.
 
     Args:
         dim: Width D of the tokens.
