@@ -1,0 +1,120 @@
+"""The demo: its plan, its journal, its verdict, interruption; and, marked slow, the road itself on a tiny scale."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ssl_affect import demo
+from ssl_affect.demo import Step, main, plan_steps, read_losses, run_step, summary
+from ssl_affect.errors import ConfigError, SslAffectError
+
+
+def write_results(out: Path, losses: list[float], constant: float) -> None:
+    (out / "shards").mkdir(parents=True)
+    (out / "run").mkdir()
+    manifest = {"num_sources": 5, "num_samples": 4, "num_quarantined": 2, "seconds": 12.25}
+    (out / "shards" / "manifest.json").write_text(json.dumps(manifest))
+    rows = [f"{10 * i},{loss},{constant if i % 5 == 0 else ''}" for i, loss in enumerate(losses)]
+    (out / "run" / "metrics.csv").write_text("\n".join(["step,train/loss,train/constant", *rows]) + "\n")
+
+
+def test_the_plan_has_the_whole_road_in_order(tmp_path):
+    steps = plan_steps(tmp_path, None, "mae_dfer", 2)
+    words = [step.command[1] if step.command[0] == "shards" else step.command[0] for step in steps]
+    assert words == ["synth", "build", "verify", "stats", "view", "pretrain", "export"]
+    own = plan_steps(tmp_path, Path("films"), "mae_dfer", 2)
+    assert [step.command[:3] for step in own[:1]] == [("shards", "build", "films")]
+
+
+@pytest.mark.parametrize(("last", "word"), [(0.3, "pass"), (0.95, "fail")])
+def test_the_verdict_compares_with_the_constant_predictor(tmp_path, last, word):
+    write_results(tmp_path, [1.2] * 18 + [last - 0.1, last + 0.1], constant=1.0)
+    rows = dict(summary(tmp_path))
+    assert rows["result"].startswith(word)
+    assert rows["quarantined"] == "2"
+    assert rows["last loss"] == f"{last:.4f}"
+
+
+def test_losses_need_rows(tmp_path):
+    write_results(tmp_path, [], constant=1.0)
+    with pytest.raises(SslAffectError, match="no loss was logged"):
+        read_losses(tmp_path / "run" / "metrics.csv")
+
+
+def test_missing_configs_and_videos_are_explained(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="not a folder"):
+        main(["--out", str(tmp_path), "--videos", str(tmp_path / "nowhere")])
+    monkeypatch.setattr(demo, "CONFIGS", tmp_path)
+    with pytest.raises(ConfigError, match="clone it"):
+        main(["--out", str(tmp_path)])
+
+
+def test_a_failing_command_stops_the_demo_with_its_name(tmp_path):
+    step = Step("fails", ("shards", "stats", str(tmp_path / "nothing")), tmp_path / "x")
+    with pytest.raises(SslAffectError, match="shards stats"):
+        run_step(step)
+
+
+def test_long_output_goes_to_a_file(tmp_path, capsys):
+    step = Step("help", ("shards", "build", "--help"), tmp_path / "x", keep_output=tmp_path / "help.txt")
+    assert run_step(step) > 0
+    assert "more lines in" in capsys.readouterr().out
+    assert len((tmp_path / "help.txt").read_text().splitlines()) > 20
+
+
+def test_a_damaged_journal_is_refused_by_name(tmp_path):
+    (tmp_path / demo.JOURNAL).write_text("[1")
+    with pytest.raises(ConfigError, match=demo.JOURNAL):
+        main(["--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_ends_its_command_and_goes_on_later(tmp_path, number):
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "ssl_affect.cli", "demo", "--out", str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((out / "synthetic").glob("*.mp4")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on where it stopped" in errors
+    whole = list((out / "synthetic").glob("*.mp4"))
+    time.sleep(1)
+    assert whole
+    assert list((out / "synthetic").glob("*.mp4")) == whole  # nothing is still running
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_the_whole_road_on_four_clips_and_again(tmp_path):
+    """Synthetic clips, a recipe of a few steps; the second run finds everything done."""
+    videos = tmp_path / "videos"
+    cli = [sys.executable, "-m", "ssl_affect.cli"]
+    made = ["shards", "synth", "--out", str(videos), "--clips", "4", "--identities", "2", "--seconds", "1.5"]
+    subprocess.run([*cli, *made], check=True)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    for name in ("base.yaml", "demo.yaml"):
+        text = (demo.CONFIGS / name).read_text()
+        (configs / name).write_text(text.replace("steps: 1500, warmup_steps: 40", "steps: 20, warmup_steps: 2"))
+    assert "steps: 20" in (configs / "demo.yaml").read_text()
+    code = "import sys, pathlib; from ssl_affect import demo, cli; demo.CONFIGS = pathlib.Path(sys.argv[1]);"
+    code += " sys.exit(cli.main(sys.argv[2:]))"
+    out = tmp_path / "demo"
+    command = [sys.executable, "-c", code, str(configs), "demo", "--out", str(out), "--videos", str(videos)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "clips found                4" in first.stdout, first.stdout + first.stderr
+    assert (out / "run" / "report.html").is_file()
+    assert (out / "weights" / "config.json").is_file()
+    second = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert second.stdout.count("done before") == 6
+    assert second.returncode == first.returncode
