@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 import numpy as np
 import simplejpeg
+import torch
 from PIL import Image
 
 from shards.staging import QuarantineRecord, count_stages, read_quarantine
@@ -15,13 +16,16 @@ from ssl_affect.data.audio import decode_flac
 from ssl_affect.data.decode import decode_video
 from ssl_affect.data.schema import QUARANTINE_NAME, SampleFacts
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.spectrogram import LogMel, draw_spectrogram
 from ssl_affect.errors import ConfigError
 from ssl_affect.html import Page
+from ssl_affect.types import AudioSpec
 
 STRIP_FRAMES = 10
 _FRAME_PX = 104  # side of one frame of a strip
 _GAP_PX = 4
 _WAVE_PX = 72  # height of the waveform picture
+_SPECTROGRAM_PX = 128  # height of the spectrogram: one pixel per mel band
 _INVALID = (214, 60, 60)  # frame around a picture in which the face was not seen
 _WAVE = (70, 120, 180)
 _RECORDS = 200  # quarantine records that are listed one by one
@@ -106,6 +110,25 @@ def draw_waveform(samples: np.ndarray, width: int) -> bytes:
     return buffer.getvalue()
 
 
+def draw_sound(samples: np.ndarray, sample_rate: int, width: int) -> bytes:
+    """The log-mel spectrogram of a whole sound, on the time axis of its waveform; low frequencies at the bottom.
+
+    Args:
+        samples: float32 [n], -1 to 1.
+        sample_rate: Values per second.
+        width: Of the picture, in pixels.
+
+    Returns:
+        A JPEG file.
+    """
+    shift = AudioSpec(sample_rate=sample_rate).frame_shift
+    front_end = LogMel(AudioSpec(sample_rate=sample_rate, num_frames=max(1, len(samples) // shift)))
+    log_mel = front_end.denormalise(front_end(torch.from_numpy(samples)[None]))[0, 0]
+    log_mel[int(front_end.num_rows(torch.tensor(len(samples)))) :] = torch.nan  # the last rows have no whole frame
+    picture = Image.fromarray(draw_spectrogram(log_mel)).resize((width, _SPECTROGRAM_PX), Image.Resampling.BILINEAR)
+    return simplejpeg.encode_jpeg(np.asarray(picture), quality=85, colorsubsampling="420")
+
+
 def _locate(target: Path) -> tuple[Path, str | None]:
     """Folder of the shard set, and the shard's name when one shard was given."""
     if target.is_dir():
@@ -139,7 +162,9 @@ def _sample(page: Page, shards: ShardSet, number: int) -> None:
     if facts.audio is not None:
         flac = shards.read(number, "flac")
         silent = " (digital silence)" if facts.audio.peak == 0 else ""
-        page.image(draw_waveform(decode_flac(flac), width), width=width)
+        samples = decode_flac(flac)
+        page.image(draw_waveform(samples, width), width=width)
+        page.image(draw_sound(samples, facts.audio.sample_rate, width), kind="jpeg", width=width)
         page.audio(flac, f"{facts.audio.rms_db:.1f} dB, peak {facts.audio.peak:.3f}{silent}")
     page.table(
         ["source", "subject", "from (s)", "length (s)", "frames", "frames a second", "valid", "face (px)"],

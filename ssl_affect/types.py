@@ -120,18 +120,18 @@ class AudioSpec:
                 raise ConfigError(f"AudioSpec: {name} must be at least 1, got {getattr(self, name)}")
         if self.sample_rate < 1000:
             raise ConfigError(f"AudioSpec: sample_rate must be at least 1000 per second, got {self.sample_rate}")
-        if self.sample_rate * self.frame_shift_ms % 1000 or self.frame_shift_ms <= 0:
+        if self.frame_shift < 1:
             raise ConfigError(
-                f"AudioSpec: frame_shift_ms={self.frame_shift_ms} must be above 0 and a whole number of values at"
-                f" {self.sample_rate} per second; 10 is usual"
+                f"AudioSpec: frame_shift_ms={self.frame_shift_ms} is less than one value at {self.sample_rate} per second;"
+                " 10 is usual"
             )
         if not self.std > 0:
             raise ConfigError(f"AudioSpec: std must be above 0, got {self.std}")
 
     @property
     def frame_shift(self) -> int:
-        """Values between two rows."""
-        return round(self.sample_rate * self.frame_shift_ms / 1000)
+        """Values between two rows; a fraction is dropped, as in Kaldi."""
+        return int(self.sample_rate * self.frame_shift_ms / 1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

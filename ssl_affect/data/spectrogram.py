@@ -8,8 +8,9 @@ time; a test compares the two.
 Axes: B clips, n values of a waveform, T rows (time), M mel bands.
 """
 
-from math import log1p
+from math import log, log1p
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,9 @@ PRE_EMPHASIS = 0.97
 LOW_HZ = 20.0
 FLOOR = torch.finfo(torch.float32).eps  # smallest power, so that the logarithm of silence is -15.9424
 PADDING = 0.0  # log power of rows after the end of the sound, before normalisation; as published, and not silence
+_GREY = 190
+_BRIGHTEST = 3.0  # log power that is drawn white
+_COLOURS = ((0, 0, 0), (60, 15, 110), (180, 55, 120), (250, 140, 90), (255, 255, 220))  # from silence to loud
 _CPU_CLIPS = 8  # clips at a time on a CPU; 40 at once fall out of its cache and take twice as long
 _MEL_STEPS = 50  # of the solver that finds a spectrum for mel powers; 200 gain nothing that can be heard
 
@@ -44,7 +48,7 @@ class LogMel(nn.Module):
     def __init__(self, spec: AudioSpec | None = None) -> None:
         super().__init__()
         self.spec = spec = spec or AudioSpec()
-        self.frame_length = round(spec.sample_rate * FRAME_LENGTH_MS / 1000)
+        self.frame_length = int(spec.sample_rate * FRAME_LENGTH_MS / 1000)
         self.fft_size = 1 << (self.frame_length - 1).bit_length()
         self.num_samples = (spec.num_frames - 1) * spec.frame_shift + self.frame_length  # what all rows together see
         window = torch.hann_window(self.frame_length, periodic=False)
@@ -140,6 +144,26 @@ class LogMel(nn.Module):
         """How the pre-emphasis changes the power at every frequency, [F]."""
         angle = torch.linspace(0, torch.pi, self.fft_size // 2 + 1)
         return 1 + PRE_EMPHASIS**2 - 2 * PRE_EMPHASIS * angle.cos()
+
+
+def draw_spectrogram(log_mel: Tensor | np.ndarray) -> np.ndarray:
+    """A picture of a spectrogram: time from left to right, low frequencies at the bottom, silence black.
+
+    Equal powers have equal colours in all pictures.
+
+    Args:
+        log_mel: In log powers, [T, M]; NaN where there is none, which becomes grey.
+
+    Returns:
+        RGB uint8 [M, T, 3].
+    """
+    low, high = log(FLOOR), _BRIGHTEST
+    values = np.asarray(log_mel, np.float32)
+    place = (np.clip(np.nan_to_num(values), low, high) - low) / (high - low)
+    steps = np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(place, steps, column) for column in np.array(_COLOURS).T]
+    picture = np.where(np.isnan(values)[..., None], _GREY, np.stack(channels, axis=-1).round())
+    return picture.astype(np.uint8).swapaxes(0, 1)[::-1]
 
 
 def mel_filters(spec: AudioSpec, fft_size: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from shard_build import build, video
 
-from shards.view import draw_strip, draw_waveform
+from shards.view import draw_sound, draw_strip, draw_waveform
 from ssl_affect.cli import main
 
 
@@ -30,7 +30,7 @@ def sheet(shards, tmp_path, *options):
 def test_sheet_shows_frames_waveforms_players_and_quarantine_and_loads_nothing_else(shards, tmp_path):
     page = sheet(shards, tmp_path)
     assert re.findall(r"<h2>(clip\d)-", page) == ["clip0", "clip1", "clip2"]
-    assert (page.count("data:image/jpeg"), page.count("data:image/png"), page.count("data:audio/flac")) == (3, 2, 2)
+    assert (page.count("data:image/jpeg"), page.count("data:image/png"), page.count("data:audio/flac")) == (5, 2, 2)
     assert "&lt;b&gt;bad&amp;.mp4" in page
     assert "<b>bad" not in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -73,3 +73,15 @@ def test_waveform_reaches_as_far_as_the_sound():
     assert height[10] <= 3
     assert height[90] == picture.shape[0]
     assert draw_waveform(np.zeros(3, np.float32), 50)  # fewer values than columns
+
+
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_spectrogram_shows_tones_where_and_when_they_sound(rate):
+    seconds = np.arange(3 * rate) / rate
+    sound = np.where(seconds < 1.5, np.sin(2 * np.pi * 300 * seconds), np.sin(2 * np.pi * 5000 * seconds))
+    picture = np.asarray(Image.open(io.BytesIO(draw_sound(sound.astype(np.float32), rate, 300))).convert("L"))
+    assert picture.shape == (128, 300)
+    loudest = picture.argmax(axis=0)
+    assert (loudest[20:130] > 90).all()
+    assert (loudest[170:280] < 50).all()
+    assert draw_sound(np.zeros(100, np.float32), rate, 50)  # shorter than one frame
