@@ -6,6 +6,7 @@ are drawn for the whole global batch from (run seed, step), and every clip takes
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,22 @@ class Pretraining(pl.LightningModule):
     def description(self) -> dict[str, Any]:
         """What the model is, in plain values: "model" and "arch" build it again."""
 
+    def num_evaluated(self, batch: ClipBatch) -> Mapping[str, int]:
+        """Clips that a term of :meth:`evaluate` is the mean of, by the term's name, where these are not all."""
+        return {}
+
+    def sounds(self, batch: ClipBatch, rows: Mapping[str, Tensor]) -> dict[str, list[bytes | None]]:
+        """What there is to listen to beside the pictures; nothing for silent methods.
+
+        Args:
+            batch: The clips.
+            rows: What :meth:`reconstruct` gave for them.
+
+        Returns:
+            What it is -> a FLAC file per clip, None for clips without.
+        """
+        return {}
+
     @property
     def datamodule(self) -> ClipDataModule:
         """The data module of the run."""
@@ -76,21 +93,23 @@ class Pretraining(pl.LightningModule):
         """The schedule of this run in optimizer steps."""
         return self.schedule.in_steps(num_samples=self.datamodule.num_samples, global_batch=self.global_batch)
 
-    def training_masks(self, spec: MaskSpec, grid: TokenGrid, positions: Tensor) -> Tensor:
+    def training_masks(self, spec: MaskSpec, grid: TokenGrid, positions: Tensor, part: int = 0) -> Tensor:
         """The masks of some clips of the current step: bool [B, N] on the device, True = masked.
 
         Args:
             spec: Kind and ratio of the mask.
             grid: Tokens of a clip.
             positions: Global positions of the clips in the data, int64 [B].
+            part: Number of the mask when a clip has several; each is drawn by itself.
         """
-        generator = seeded_generator(self.seed, TRAINING, self.global_step)
+        generator = seeded_generator(self.seed, TRAINING, self.global_step, *_of_part(part))
         masks = make_mask(spec, grid, self.global_batch, generator)
         return masks[positions % self.global_batch].to(self.device, non_blocking=True)
 
-    def held_out_masks(self, spec: MaskSpec, grid: TokenGrid, positions: Tensor) -> Tensor:
-        """One mask per held-out clip, a function of the clip's number alone: bool [B, N] on the device."""
-        masks = [make_mask(spec, grid, 1, seeded_generator(self.seed, HELD_OUT, int(p) + 1)) for p in positions]
+    def held_out_masks(self, spec: MaskSpec, grid: TokenGrid, positions: Tensor, part: int = 0) -> Tensor:
+        """One mask per held-out clip, a function of the clip's number (and ``part``) alone: bool [B, N] on the device."""
+        generators = (seeded_generator(self.seed, HELD_OUT, int(p) + 1, *_of_part(part)) for p in positions)
+        masks = [make_mask(spec, grid, 1, generator) for generator in generators]
         return torch.cat(masks).to(self.device, non_blocking=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -111,7 +130,7 @@ class Pretraining(pl.LightningModule):
 
 
 def step_output(loss: LossParts, weight: float = 1.0) -> dict[str, Any]:
-    """What ``training_step`` returns: the loss to minimise, and all its terms for the callbacks that log.
+    """What ``training_step`` returns: the loss to minimise, and all its terms and metrics for the callbacks that log.
 
     Args:
         loss: Loss of a batch.
@@ -119,9 +138,14 @@ def step_output(loss: LossParts, weight: float = 1.0) -> dict[str, Any]:
     """
     return {
         "loss": loss.total * weight,
-        "terms": {name: term.detach() for name, term in loss.items()},
+        "terms": {name: term.detach() for name, term in loss.items()}
+        | {f"metric_{name}": value for name, value in loss.metrics.items()},
         "weight": weight,
     }
+
+
+def _of_part(part: int) -> tuple[int, ...]:
+    return (part,) if part else ()
 
 
 def seeded_generator(*numbers: int) -> torch.Generator:

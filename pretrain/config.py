@@ -16,6 +16,7 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from pretrain.audio_visual import AudioVisualPretraining
 from pretrain.base import Pretraining
 from pretrain.callbacks.losses import LossLog
 from pretrain.callbacks.nonfinite import NonFiniteGuard
@@ -30,14 +31,16 @@ from pretrain.data import ClipDataModule
 from pretrain.module import MaskedVideoPretraining
 from pretrain.schedule import OptimSpec, ScheduleSpec
 from pretrain.trainer import LoggingSpec, pretraining_trainer, quiet_lightning
+from ssl_affect.data.audio_augment import WaveAugment
 from ssl_affect.errors import ConfigError
-from ssl_affect.types import ClipSpec, MaskSpec
+from ssl_affect.types import AudioSpec, ClipSpec, MaskSpec
 
 BASE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
 
 # Values that exist once although two classes need them: (where it is given, where it goes).
 LINKS = (
     ("data.clip", "model.init_args.clip"),
+    ("data.audio", "model.init_args.audio"),
     ("seed_everything", "model.init_args.seed"),
     ("seed_everything", "data.seed"),
 )
@@ -194,8 +197,9 @@ def _has(values: Any, keys: list[str]) -> bool:
 
 def _known_keys() -> set[str]:
     classes = (
-        pretraining_trainer, MaskedVideoPretraining, ClipDataModule, OptimSpec, ScheduleSpec, MaskSpec, ClipSpec,
-        LoggingSpec, Checkpoints, NonFiniteGuard, Validation, ReconstructionPictures,
+        pretraining_trainer, MaskedVideoPretraining, AudioVisualPretraining, ClipDataModule, OptimSpec, ScheduleSpec,
+        MaskSpec, ClipSpec, AudioSpec, WaveAugment, LoggingSpec, Checkpoints, NonFiniteGuard, Validation,
+        ReconstructionPictures,
     )  # fmt: skip
     groups = {"seed_everything", "trainer", "model", "data", "run", "resume", "logging", "checkpoints", "nonfinite"}
     names = {name for item in classes for name in inspect.signature(item).parameters}

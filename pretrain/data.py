@@ -4,19 +4,21 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from pretrain.callbacks.signals import shield_worker
+from ssl_affect.data.audio_augment import WaveAugment
 from ssl_affect.data.clips import ClipBatch, ClipDataset, collate
 from ssl_affect.data.reader import ClipStream, evaluation_loader
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.recipe import check_recipes
-from ssl_affect.types import ClipSpec
+from ssl_affect.types import AudioSpec, ClipSpec
 
 BAD_CLIPS_NAME = "bad_clips.jsonl"
 
@@ -34,6 +36,9 @@ class ClipDataModule(pl.LightningDataModule):
         decoder: ``auto`` or one of the decoders that ``ssl-affect doctor`` lists.
         multi_scale: Multi-scale crop, the one augmentation of the published recipe; false takes whole frames.
         max_bad_fraction: Share of samples that may turn out to be undecodable before the run stops.
+        audio: What the sound of a clip is; null reads pictures only.
+        wave_augment: Loudness and roll of the sound in training; null leaves it as it is.
+        missing_audio: ``leave_out`` learns from the pictures of clips without sound; ``refuse`` does not start with them.
     """
 
     def __init__(
@@ -48,6 +53,9 @@ class ClipDataModule(pl.LightningDataModule):
         decoder: str = "auto",
         multi_scale: bool = True,
         max_bad_fraction: float = 0.001,
+        audio: AudioSpec | None = None,
+        wave_augment: WaveAugment | None = None,
+        missing_audio: Literal["leave_out", "refuse"] = "leave_out",
     ) -> None:
         super().__init__()
         if batch_size < 1 or (num_workers or 0) < 0:
@@ -65,6 +73,12 @@ class ClipDataModule(pl.LightningDataModule):
         self.val_shards = None if val_shards is None else ShardSet(val_shards)
         if self.val_shards is not None:
             check_held_out(self.shards, self.val_shards)
+        self.sound = None
+        if audio is not None:
+            self.sound = SoundSettings(spec=audio, augment=wave_augment, missing=missing_audio)
+            for found in (self.shards, self.val_shards):
+                if found is not None:
+                    self.sound.check(found)
         self.seconds_waited = 0.0
         self.restart = False
         self.stream: ClipStream | None = None
@@ -98,6 +112,7 @@ class ClipDataModule(pl.LightningDataModule):
             quarantine=Path(trainer.default_root_dir) / BAD_CLIPS_NAME,
             max_bad_fraction=self.max_bad_fraction,
             worker_init=shield_worker,
+            sound=self.sound,
         )
 
     def teardown(self, stage: str) -> None:
@@ -123,17 +138,20 @@ class ClipDataModule(pl.LightningDataModule):
                 num_workers=self._workers(),
                 decoder=self.decoder,
                 worker_init=shield_worker,
+                sound=self.sound,
             )
         yield from (batch for batch in self._held_out if not batch.is_blank)
 
     def fixed_clips(self, count: int) -> ClipBatch:
         """The same ``count`` clips whenever asked: spread evenly over the held-out shards, or else the training shards."""
         if self._fixed is None or self._fixed.num_given != min(count, len(self.val_shards or self.shards)):
-            dataset = ClipDataset(self.val_shards or self.shards, self.clip, plan=None, decoder=self.decoder)
+            shards = self.val_shards or self.shards
+            dataset = ClipDataset(shards, self.clip, plan=None, decoder=self.decoder, sound=self.sound)
             size = len(dataset.shards)
             chosen = np.linspace(0, size - 1, min(count, size)).round().astype(int)
             side = dataset.shards.recipe.size
-            self._fixed = collate([dataset[int(i)] for i in chosen], shape=(self.clip.num_frames, side, side, 3))
+            shape = (self.clip.num_frames, side, side, 3)
+            self._fixed = collate([dataset[int(i)] for i in chosen], shape=shape, with_sound=self.sound is not None)
         return self._fixed
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from pretrain.callbacks.nonfinite import SKIPPED_NAME
 from pretrain.callbacks.pictures import FOLDER as PICTURES
+from pretrain.callbacks.pictures import SOUNDS
 from pretrain.callbacks.progress import clock
 from pretrain.data import BAD_CLIPS_NAME
 from pretrain.metrics import METRICS_NAME, read_metrics
@@ -26,6 +27,7 @@ REPORT_NAME = "report.html"
 _LAST_SHARE = 0.1  # the final loss is the mean over this last part of the logged steps
 _MAX_PICTURES = 4
 _MAX_ROWS = 50
+_METRIC = "/metric_"  # in the names of what is no part of the loss
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -50,6 +52,7 @@ def write_report(folder: Path) -> Path:
     _summary(page, facts, rows)
     _curves(page, rows)
     _pictures(page, folder)
+    _sounds(page, folder)
     _numbers(page, facts, rows)
     _incidents(page, folder)
     _setup(page, folder, facts)
@@ -106,8 +109,13 @@ def _curves(page: Page, rows: Rows) -> None:
         return
     other = {"train/loss", "train/constant", "train/grad_norm"}
     parts = sorted({name for row in rows for name in row if name.startswith("train/")} - other)
+    metrics = [name for name in parts if _METRIC in name]
+    parts = [name for name in parts if _METRIC not in name]
     page.heading("Loss")
     page.image(_plot(rows, _draw_loss(parts), (9, 4.2)), "Means over the steps between two points.")
+    if metrics:
+        page.heading("Metrics")
+        page.image(_plot(rows, _draw_metrics(metrics), (9, 3.6)), "Lines: training clips. Dots: held-out clips.")
     page.heading("Learning rate, gradient and speed")
     page.image(_plot(rows, _draw_small, (9, 5)), "Speed includes pictures, validation and checkpoints.")
 
@@ -126,6 +134,21 @@ def _draw_loss(parts: Sequence[str]) -> Callable[[Figure, Rows], None]:
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
+        axes.grid(alpha=0.2)
+
+    return draw
+
+
+def _draw_metrics(metrics: Sequence[str]) -> Callable[[Figure, Rows], None]:
+    def draw(figure: Figure, rows: Rows) -> None:
+        axes = figure.subplots()
+        for number, name in enumerate(metrics):
+            colour = f"C{number}"
+            axes.plot(*_series(rows, name), lw=1, color=colour, label=name.split(_METRIC)[1])
+            axes.plot(*_series(rows, name.replace("train/", "val/")), "o--", ms=3, color=colour)
+        axes.set_xlabel("step")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8, ncols=2)
         axes.grid(alpha=0.2)
 
     return draw
@@ -159,6 +182,22 @@ def _pictures(page: Page, folder: Path) -> None:
         page.image(path.read_bytes(), f"step {int(path.stem.split('-')[1]):,}")
 
 
+def _sounds(page: Page, folder: Path) -> None:
+    """The sounds of the last step that has any, clip by clip."""
+    found = sorted((folder / SOUNDS).glob("step-*.flac"))
+    if not found:
+        return
+    last = found[-1].stem.split("-")[1]
+    page.heading(f"To listen to, step {int(last):,}")
+    page.text(
+        "The sound of the clips above. A spectrogram holds no phases; they are looked for by the method of Griffin and Lim,"
+        " so that the second sound is the best that the third can be."
+    )
+    for path in (path for path in found if path.stem.split("-")[1] == last):
+        _, _, clip, _, title = path.stem.split("-", 4)
+        page.audio(path.read_bytes(), f"clip {int(clip.removeprefix('clip')) + 1}: {title.replace('-', ' ')}")
+
+
 def _numbers(page: Page, facts: Mapping[str, Any], rows: Rows) -> None:
     losses, last = final_losses(rows), rows[-1] if rows else {}
     speeds = [row["speed/clips_per_s"] for row in rows if "speed/clips_per_s" in row]
@@ -182,8 +221,17 @@ def _numbers(page: Page, facts: Mapping[str, Any], rows: Rows) -> None:
         ("bad_clips", "clips that could not be decoded (on the first device)"),
     ):
         table.append((text, int(last.get(key, 0))))
+    if "clips_without_sound" in last:
+        table.append(("clips without sound, by count (on the first device)", int(last["clips_without_sound"])))
+    table += [(f"held-out {name.split(_METRIC)[1].replace('_', ' ')}", value) for name, value in _last_metrics(rows)]
     page.heading("Figures")
     page.table(["", ""], table)
+
+
+def _last_metrics(rows: Rows) -> list[tuple[str, float]]:
+    """Metrics of the last validation by name."""
+    validated = [row for row in rows if "val/loss" in row]
+    return [(name, value) for name, value in validated[-1].items() if _METRIC in name] if validated else []
 
 
 def _incidents(page: Page, folder: Path) -> None:

@@ -5,6 +5,7 @@ run.json                what it ran on and with, and how it ended
 metrics.csv             one row per logged step
 checkpoints/            step-00001000.ckpt and so on; last.ckpt points to the newest
 pictures/               reconstructions
+sounds/                 reconstructions of sound, for methods that hear
 tensorboard/            event files
 log.txt                 what the console showed
 skipped_steps.jsonl     steps whose loss or gradient was not finite, if any

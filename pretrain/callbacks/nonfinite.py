@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from pretrain.callbacks.step import StepCallback, is_log_step
@@ -67,6 +68,12 @@ class NonFiniteGuard(StepCallback):
         if not bad:
             self.in_a_row = 0
             return
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            raise NonFiniteError(
+                f"step {trainer.global_step + 1}: the loss is not finite. Under DeepSpeed, whose engine owns the gradients,"
+                " a step cannot be skipped; go on from the last checkpoint (the same command) with strategy ddp, or with a"
+                " lower learning rate in a new run"
+            )
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if loss_is_finite and scaler is not None and scaler.get_scale() > 1:
             self.scaler_skips += 1  # fp16's loss scale was too high; the scaler skips the step itself and lowers it

@@ -17,3 +17,5 @@ class DataPosition(StepCallback):
         stream.commit(pl_module.global_batch)
         if is_log_step(trainer):
             write_metrics(trainer, {"bad_clips": len(stream.quarantine.bad)})
+            if stream.dataset.sound is not None:
+                write_metrics(trainer, {"clips_without_sound": stream.without_sound.total})

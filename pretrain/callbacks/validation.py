@@ -38,16 +38,21 @@ class Validation(StepCallback):
 def validate(trainer: pl.Trainer, pl_module: Any) -> dict[str, float]:
     """One exact pass over the held-out clips; to be called on all ranks."""
     sums: dict[str, float] = {}
-    count = 0
+    counts: dict[str, int] = {}
     for batch in pl_module.datamodule.held_out_batches():
         with trainer.precision_plugin.forward_context():
             terms = pl_module.evaluate(trainer.strategy.batch_to_device(batch))
+        clips = pl_module.num_evaluated(batch)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
-        count += len(batch)
-    parts = of_all_ranks((sums, count))
-    clips = sum(clips for _, clips in parts)
-    if not clips:
-        raise ShardError(f"{pl_module.datamodule.val_shards}: no held-out clip could be decoded; see the run's log")
+            count = clips.get(name, len(batch))
+            sums[name] = sums.get(name, 0.0) + float(value) * count
+            counts[name] = counts.get(name, 0) + count
+    parts = of_all_ranks((sums, counts))
     names = dict.fromkeys(name for terms, _ in parts for name in terms)
-    return {f"val/{name}": sum(terms.get(name, 0.0) for terms, _ in parts) / clips for name in names}
+    if not names:
+        raise ShardError(f"{pl_module.datamodule.val_shards}: no held-out clip could be decoded; see the run's log")
+    means = {}
+    for name in names:
+        clips = sum(counts.get(name, 0) for _, counts in parts)
+        means[f"val/{name}"] = sum(sums.get(name, 0.0) for sums, _ in parts) / max(1, clips)
+    return means

@@ -62,7 +62,7 @@ def test_accumulated_step_is_skipped_as_a_whole(tmp_path, shards):
 
 def test_too_many_in_a_row_end_the_run_and_leave_a_report(tmp_path, shards):
     run = tmp_path / "run"
-    with pytest.raises(NonFiniteError, match="3 times in a row .*Weights are still those of step 2"):
+    with pytest.raises(NonFiniteError, match=r"3 times in a row .*Weights are still those of step 2"):
         train(run, shards, *steps(9), *broken(tmp_path, [3, 4, 5]), "--nonfinite.max_in_a_row=3")
     facts = json.loads((run / "run.json").read_text())
     assert facts["state"] == "failed"
