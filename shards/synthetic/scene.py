@@ -123,7 +123,7 @@ def hair_layers(identity: Identity, grid: Grid) -> tuple[Array, Array, Array]:
     front = skull * edge(hairline - y, 3 * grid.soft) * edge(low - 0.3 * (np.abs(x) - 0.9 * width) - y, 14 * grid.soft)
     behind = skull * (y < 0.1)
     if identity.hair_style == "long":
-        length = 1.15 + 0.3 * rng.random() + 4 * ragged
+        length = 1.15 + 0.3 * rng.random() + 1.5 * ragged
         reach = width + volume + 0.03 * np.sin(5 * y + rng.uniform(0, 6))
         crown = np.sqrt(np.clip(1.0 - (np.minimum(y, 0.0) / (1.16 + volume)) ** 2, 0.0, 1.0))
         sides = edge(reach * crown - 3 * grid.soft - np.abs(x), 3 * grid.soft) * edge(length - y, 4 * grid.soft)
