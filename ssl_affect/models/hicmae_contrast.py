@@ -55,7 +55,8 @@ def hierarchical_contrast(
         features = Encoded(*rearrange(rows, "b (m s c) -> m s b c", m=2, s=len(names)))
     contrasts = [contrastive_loss(v, a, temperature, valid) for v, a in zip(*features, strict=True)]
     accuracies = {f"retrieval_layer{name}": c.accuracy for name, c in zip(names, contrasts, strict=True)}
-    count = features.video.new_tensor(features.video.shape[1]) if valid is None else valid.sum()
+    clips = features.video.shape[1]
+    count = torch.full((), clips, device=features.video.device) if valid is None else valid.sum()
     metrics = {
         "retrieval": torch.stack(list(accuracies.values())).mean(),
         "retrieval_chance": 1.0 / count.clamp(min=1),

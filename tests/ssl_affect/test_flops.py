@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import ssl_affect
+from ssl_affect.errors import ConfigError
 from ssl_affect.flops import count_flops, model_cost
 from ssl_affect.layers import CrossAttention
 
@@ -26,3 +27,14 @@ def test_pretraining_costs_less_with_more_masked(name):
     assert most.tokens < half.tokens
     assert most.flops < half.flops
     assert sum(most.by_operator.values()) == most.flops
+
+
+def test_every_modality_has_its_own_share_of_masked_tokens():
+    arch = {"depth": 3, "audio_depth": 3, "skip_layers": (0, 1, 2)}
+    one, both = (model_cost("hicmae_tiny", task="pretrain", mask_ratio=ratio, **arch) for ratio in (0.9, (0.9, 0.5)))
+    assert (one.tokens, both.tokens) == (80 + 26, 80 + 64)
+    for ratios in ((0.9, 0.8, 0.7), ()):
+        with pytest.raises(ConfigError, match="hicmae_tiny takes 1 to 2 shares"):
+            model_cost("hicmae_tiny", task="pretrain", mask_ratio=ratios)
+    with pytest.raises(ConfigError, match="mae_dfer_tiny takes 1 to 1 shares"):
+        model_cost("mae_dfer_tiny", task="pretrain", mask_ratio=(0.9, 0.8))

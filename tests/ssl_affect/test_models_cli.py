@@ -35,6 +35,17 @@ def test_flops_shows_backbone_and_pretraining(capsys):
     assert backbone.split()[1] == "128"
 
 
+def test_models_that_also_hear(capsys):
+    assert main(["list", "hicmae_tiny"]) == 0
+    assert "16 x 160 x 160 + 256 x 128" in capsys.readouterr().out
+    assert main(["info", "hicmae_tiny"]) == 0
+    assert "video 800 tokens (8 x 10 x 10), audio 128 tokens (1 x 16 x 8)" in capsys.readouterr().out
+    assert main(["flops", "hicmae_tiny", "modality=audio", "--mask-ratio", "0.9", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("backbone")] == ["128"]
+    assert any(line.startswith("pretraining, 90%, 50% masked") for line in lines)
+
+
 @pytest.mark.parametrize("command", ["info", "flops"])
 def test_arguments_are_checked(command):
     with pytest.raises(ConfigError, match="did you mean 'img_size'"):

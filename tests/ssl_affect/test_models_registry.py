@@ -54,11 +54,11 @@ def test_impossible_arguments_are_named(maker, arch, message):
 @pytest.mark.parametrize("name", ssl_affect.list_models())
 def test_a_model_says_how_to_build_it_again(name):
     with torch.device("meta"):
-        model = ssl_affect.create_pretraining_model(name, decoder_depth=1)
+        model = ssl_affect.create_pretraining_model(name, mlp_ratio=2.0)
         again = ssl_affect.create_pretraining_model(model.spec.name, **model.spec.arch)
         backbone = ssl_affect.create_model(name, num_classes=5, mlp_ratio=2.0)
     assert model.spec == again.spec == ModelSpec(name=name, task="pretrain", arch=model.spec.arch)
-    assert model.spec.arch["decoder_depth"] == 1
+    assert model.spec.arch["mlp_ratio"] == 2.0
     assert {k: t.shape for k, t in model.state_dict().items()} == {k: t.shape for k, t in again.state_dict().items()}
     assert (backbone.spec.task, backbone.spec.num_classes, backbone.spec.arch["mlp_ratio"]) == ("classify", 5, 2.0)
 

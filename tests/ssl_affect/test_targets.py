@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssl_affect.errors import ConfigError
-from ssl_affect.targets import TubeletTarget, patchify, unpatchify
+from ssl_affect.targets import SpectrogramTarget, TubeletTarget, patchify, unpatchify
 from ssl_affect.types import TokenGrid
 
 GRID = TokenGrid(4, 2, 3)
@@ -123,3 +123,34 @@ def test_a_perfect_prediction_has_no_loss_and_a_flat_patch_no_infinity():
 def test_impossible_settings_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         TubeletTarget(GRID, 2, 4, **arguments)
+
+
+SOUND = TokenGrid(1, 3, 2)
+
+
+def _sound() -> torch.Tensor:
+    return torch.randn(2, 1, 12, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_spectrogram_patches_are_ordered_time_then_mel_and_come_back(normalize):
+    audio, everything = _sound(), torch.arange(6).expand(2, -1)
+    target = SpectrogramTarget(SOUND, 4, normalize=normalize)
+    values = target(audio, everything)
+    assert values.shape == (2, 6, 16)
+    patch = audio[1, 0, 4:8, 4:8].flatten()  # row 1, column 1
+    expected = (patch - patch.mean()) / (patch.std() + 1e-6) if normalize else patch
+    torch.testing.assert_close(values[1, 3], expected)
+    torch.testing.assert_close(target.spectrogram(values, audio), audio)
+    index = torch.tensor([[5, 0], [2, 2]])
+    torch.testing.assert_close(target(audio, index), values.gather(1, index[..., None].expand(-1, -1, 16)))
+
+
+def test_spectrogram_loss_is_the_mean_over_clips_with_sound():
+    audio, index = _sound(), torch.tensor([[1, 2], [3, 5]])
+    target, prediction = SpectrogramTarget(SOUND, 4), torch.randn(2, 2, 16)
+    squared = (prediction - target(audio, index)).square()
+    torch.testing.assert_close(target.loss(prediction, audio, index), squared.mean())
+    for valid, expected in (([True, True], squared.mean()), ([False, True], squared[1].mean()), ([False] * 2, 0.0)):
+        loss = target.loss(prediction, audio, index, torch.tensor(valid))
+        torch.testing.assert_close(loss, torch.as_tensor(expected))
