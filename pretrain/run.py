@@ -39,7 +39,7 @@ MAY_CHANGE = (
     "run", "resume", "allow_recipe_mismatch",
     "trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.max_steps",
     "trainer.accumulate_grad_batches", "trainer.log_every_n_steps", "trainer.profiler", "trainer.detect_anomaly",
-    "trainer.callbacks", "trainer.default_root_dir", "trainer.benchmark",
+    "trainer.callbacks", "trainer.default_root_dir", "trainer.cpu_threads", "trainer.benchmark",
     "data.shards", "data.val_shards", "data.batch_size", "data.num_workers", "data.decoder", "data.max_bad_fraction",
     "model.init_args.compile",
     "checkpoints", "pictures", "validation", "nonfinite", "logging",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -64,6 +65,7 @@ def pretraining_trainer(
     benchmark: bool = False,
     detect_anomaly: bool = False,
     profiler: str | None = None,
+    cpu_threads: int | None = None,
     callbacks: Callback | list[Callback] | None = None,
     default_root_dir: Path | None = None,
     logger: Any = None,
@@ -85,15 +87,19 @@ def pretraining_trainer(
         benchmark: Let cuDNN try kernels first.
         detect_anomaly: Find the operation that made a NaN; slow.
         profiler: ``simple``, ``advanced`` or ``pytorch``.
+        cpu_threads: Threads that compute on a CPU, per process; None leaves it to PyTorch. On machines that others use too,
+            fewer are faster, because threads wait for each other by spinning.
         callbacks: Callbacks of your own; those of the suite are always there.
         default_root_dir: The run folder, if ``--run`` is not given.
         logger: Set by the command; see ``logging``.
     """
-    if log_every_n_steps < 1 or accumulate_grad_batches < 1:
+    if min(log_every_n_steps, accumulate_grad_batches, cpu_threads or 1) < 1:
         raise ConfigError(
-            f"trainer: log_every_n_steps={log_every_n_steps} and accumulate_grad_batches={accumulate_grad_batches} must"
-            " be at least 1"
+            f"trainer: log_every_n_steps={log_every_n_steps}, accumulate_grad_batches={accumulate_grad_batches} and"
+            f" cpu_threads={cpu_threads} must be at least 1"
         )
+    if cpu_threads is not None:
+        torch.set_num_threads(cpu_threads)
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         # Lightning's own requeue handler saves inside the signal handler and deadlocks ranks that are out of step.
