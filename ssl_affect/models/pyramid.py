@@ -36,7 +36,7 @@ class SpatialBottleneck(nn.Module):
     """Sums up each time step in a few tokens: means of its tokens, weighted by learned scores (equation 5).
 
     As in the released code, tokens are normalised before they are scored and the scores of a step go through a softmax;
-    equation 5 leaves both out. The last bias of the scores cannot change a softmax; it is there because the weights have it.
+    equation 5 leaves both out. The last bias of the scores cannot change a softmax; the weights have it, so it is here.
 
     Args:
         dim: Width D of the tokens.
