@@ -4,7 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # The demo reads videos from VIDEOS; left empty, it makes synthetic talking faces first.
 VIDEOS ?=
-OUT    ?= demo
+OUT    ?= $(if $(VIDEOS),demo_videos,demo)
+# Tests run in this many processes of one thread each.
+JOBS   ?= 2
 
 .PHONY: help venv demo lint test test-slow test-gpu bench clean
 help:
@@ -30,10 +32,10 @@ lint: venv
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal
 
 test-slow: venv
-	$(BIN)/python -m pytest -m "slow and not gpu" --timeout=1800
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "slow and not gpu" --timeout=1800
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu --timeout=1800
