@@ -1,12 +1,14 @@
 """What a model sees and predicts, as pixels and as log-mel values."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from ssl_affect.targets import SpectrogramTarget, TubeletTarget, unpatchify
 from ssl_affect.types import AudioSpec
 
-SILENCE = -15.9424  # log-mel value of silence: the logarithm of the smallest step of float32 at 1
+SILENCE = math.log(torch.finfo(torch.float32).eps)  # log-mel value of silence, -15.9424, as the front end clamps it
 
 
 def video_pictures(

@@ -142,8 +142,8 @@ def create_pretraining_model(name: str, **arch: Any) -> nn.Module:
         arch: Architecture arguments that differ from the model's own; ``ssl-affect models info NAME`` lists them.
 
     Returns:
-        A model that is called ``model(video, mask)`` and has ``model.loss(video, mask)``; its ``spec`` says how to build
-        it again.
+        A model that is called ``model(video, mask)`` and has ``model.loss(video, mask)``; one that also hears takes
+        ``(video, audio, video_mask, audio_mask)`` instead. Its ``spec`` says how to build it again.
 
     Raises:
         ConfigError: the name or an argument is unknown, or a value is not possible.
@@ -167,7 +167,8 @@ def create_model(name: str, *, num_classes: int = 0, pretrained: str | Path | No
         arch: Architecture arguments that differ from the model's own; ``ssl-affect models info NAME`` lists them.
 
     Returns:
-        A model that is called ``model(video)``; its ``spec`` says how to build it again.
+        A model that is called ``model(video)``, or ``model(video, audio)`` if it also hears; its ``spec`` says how to
+        build it again.
 
     Raises:
         ConfigError: the name or an argument is unknown, or a value is not possible.

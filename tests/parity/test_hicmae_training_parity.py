@@ -138,8 +138,8 @@ def test_cost_of_pretraining(size: str, width: int) -> None:
     golden, cost = facts("flops")[f"pretrain_{size}"], model_cost(f"hicmae_{size}", task="pretrain")
     assert cost.parameters == pytest.approx(golden["params_M"] * 1e6, abs=0.5)
     assert cost.tokens == 80 + 26
-    # Ours embeds the visible patches only, normalises the last layer once instead of twice, and leaves the contrast to
-    # the loss. That is the whole difference.
+    # Ours embeds the visible patches only, needs one norm less in each encoder (the last layer asked for is the output),
+    # and leaves the contrast to the loss. That is the whole difference.
     saved = width * (720 * 1536 + 102 * 256) + 5 * width * (80 + 26) + 3 * width
     assert cost.flops == pytest.approx(golden["gflops"] * 1e9 - saved, abs=0.5)
 
