@@ -65,15 +65,16 @@ class SignalAt(pl.Callback):
 
 
 class BrokenLoss(MaskedVideoPretraining):
-    """A loss of NaN at some steps."""
+    """A loss of NaN at some steps, on one rank or on all."""
 
-    def __init__(self, *, broken_steps: list[int], **rest: Any) -> None:
+    def __init__(self, *, broken_steps: list[int], broken_rank: int | None = None, **rest: Any) -> None:
         super().__init__(**rest)
         self.broken_steps = broken_steps
+        self.broken_rank = broken_rank
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         output = super().training_step(batch, batch_idx)
-        if self.global_step + 1 in self.broken_steps:
+        if self.global_step + 1 in self.broken_steps and self.broken_rank in (None, self.global_rank):
             output["loss"] = output["loss"] * float("nan")
         return output
 
