@@ -328,7 +328,9 @@ class Manifest:
         if values.get("fingerprint") != manifest.fingerprint:
             raise ShardError(f"{path}: the fingerprint does not fit the shards it lists; the file was changed by hand")
         if values.pop("checksum", None) != _checksum(values):
-            raise ShardError(f"{path}: the checksum does not fit the content; the file is damaged or was changed by hand")
+            raise ShardError(
+                f"{path}: the checksum does not fit the content; the file is damaged or was changed by hand"
+            )
         return manifest
 
 
