@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import yaml
+
 from ssl_affect.errors import ConfigError, SslAffectError
 from ssl_affect.files import write_json, write_text
 
@@ -59,21 +61,16 @@ def main(argv: list[str]) -> int:
     out: Path = options.out
     if options.videos is not None and not options.videos.is_dir():
         raise ConfigError(f"--videos {options.videos}: not a folder; give a folder with video files, any depth")
-    steps = plan_steps(out, options.videos, options.method, options.workers)
+    recipe = find_recipe(options.method)
+    steps = data_steps(out, options.videos, options.workers)
+    total = len(steps) + 2
     journal = _read_journal(out)
     begin = time.monotonic()
     with _signals_interrupt():
         for number, step in enumerate(steps, 1):
-            typed = shlex.join(["ssl-affect", *step.command])
-            print(f"\n[{number}/{len(steps)}] {step.title}\n$ {typed}", flush=True)
-            done = journal.get(typed)
-            if done is not None and step.product.is_file():
-                print(f"    done before, in {done:.0f} s", flush=True)
-                continue
-            seconds = run_step(step)
-            print(f"    {seconds:.0f} s", flush=True)
-            journal[typed] = round(seconds, 1)
-            write_json(out / JOURNAL, journal)
+            _do(step, f"[{number}/{total}]", out, journal)
+        for number, step in enumerate(training_steps(out, recipe, options.method), len(steps) + 1):
+            _do(step, f"[{number}/{total}]", out, journal)
     rows = summary(out)
     rows.append(("time, this run", f"{time.monotonic() - begin:.0f} s"))
     print()
@@ -82,27 +79,31 @@ def main(argv: list[str]) -> int:
     return 0 if dict(rows)["result"].startswith("pass") else 1
 
 
-def plan_steps(out: Path, videos: Path | None, method: str, workers: int) -> list[Step]:
-    """The commands of the road, in order.
-
-    Args:
-        out: Folder of everything that is made.
-        videos: The user's videos; None makes synthetic ones first.
-        method: A name of :data:`METHODS`.
-        workers: Processes for making and building.
+def find_recipe(method: str) -> tuple[Path, Path]:
+    """``base.yaml`` and the demo's recipe of a method, from the checkout.
 
     Raises:
-        ConfigError: the recipe of the method is not in the checkout.
+        ConfigError: they are not there.
     """
-    recipes = [CONFIGS / "base.yaml", CONFIGS / METHODS[method]]
-    for path in recipes:
+    recipe = (CONFIGS / "base.yaml", CONFIGS / METHODS[method])
+    for path in recipe:
         if not path.is_file():
             raise ConfigError(
                 f"{path} is not there: the demo reads its recipe from a checkout of the project; clone it, run"
                 " `pip install -e .` in it, and start the demo again"
             )
-    configs = [str(_shortest(path)) for path in recipes]
-    shards, run, weights = out / "shards", out / "run", out / "weights"
+    return recipe
+
+
+def data_steps(out: Path, videos: Path | None, workers: int) -> list[Step]:
+    """The commands from videos to shards that were looked at, in order.
+
+    Args:
+        out: Folder of everything that is made.
+        videos: The user's videos; None makes synthetic ones first.
+        workers: Processes for making and building.
+    """
+    shards, sheet, stats = out / "shards", out / "contact_sheet.html", out / "stats.txt"
     at_work = ("--workers", str(workers))
     steps = []
     source: tuple[str, ...] = ("build", str(videos))
@@ -111,20 +112,42 @@ def plan_steps(out: Path, videos: Path | None, method: str, workers: int) -> lis
         command = ("shards", "synth", "--out", str(made), *SYNTHETIC, *at_work)
         steps.append(Step("draw synthetic talking faces", command, made / "manifest.csv"))
         source = ("build", "--manifest", str(made / "manifest.csv"))
-    verify = ("shards", "verify", str(shards), *at_work)
     build = ("shards", *source, "--out", str(shards), "--faces", "detect", "--margin", "0.1", *at_work)
-    recipe = ("--config", configs[0], "--config", configs[1])
-    fit = ("pretrain", "fit", *recipe, "--data.shards", str(shards), "--run", str(run))
-    sheet, stats = out / "contact_sheet.html", out / "stats.txt"
+    verify = ("shards", "verify", str(shards), *at_work)
     return [
         *steps,
         Step("find and follow faces, write shards", build, shards / "manifest.json"),
         Step("read every byte again, decode every clip", verify, shards / "manifest.json"),
         Step("describe the shards", ("shards", "stats", str(shards)), stats, keep_output=stats),
         Step("contact sheet", ("shards", "view", str(shards), "--out", str(sheet)), sheet),
-        Step(f"pretrain ({method}, tiny)", fit, run / "report.html"),
+    ]
+
+
+def training_steps(out: Path, recipe: tuple[Path, Path], method: str) -> list[Step]:
+    """The commands from shards to exported weights; a set smaller than the recipe's batch gets a smaller batch."""
+    shards, run, weights = out / "shards", out / "run", out / "weights"
+    configs = [part for path in recipe for part in ("--config", str(_shortest(path)))]
+    fit = ("pretrain", "fit", *configs, "--data.shards", str(shards), "--run", str(run))
+    num_samples = json.loads((shards / "manifest.json").read_bytes())["num_samples"]
+    if num_samples < yaml.safe_load(recipe[1].read_text(encoding="utf-8"))["data"]["batch_size"]:
+        fit = (*fit, "--data.batch_size", str(num_samples))
+    return [
+        Step(f"pretrain ({method}, very small)", fit, run / "report.html"),
         Step("export the weights", ("export", str(run), "--out", str(weights), "--force"), weights / "config.json"),
-    ]  # fmt: skip
+    ]
+
+
+def _do(step: Step, place: str, out: Path, journal: dict[str, float]) -> None:
+    """Shows a command, runs it unless it is done, and notes in the journal that it is."""
+    typed = shlex.join(["ssl-affect", *step.command])
+    print(f"\n{place} {step.title}\n$ {typed}", flush=True)
+    if typed in journal and step.product.is_file():
+        print(f"    done before, in {journal[typed]:.0f} s", flush=True)
+        return
+    seconds = run_step(step)
+    print(f"    {seconds:.0f} s", flush=True)
+    journal[typed] = round(seconds, 1)
+    write_json(out / JOURNAL, journal)
 
 
 def run_step(step: Step) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssl_affect import demo
-from ssl_affect.demo import Step, main, plan_steps, read_losses, run_step, summary
+from ssl_affect.demo import Step, data_steps, find_recipe, main, read_losses, run_step, summary, training_steps
 from ssl_affect.errors import ConfigError, SslAffectError
 
 
@@ -24,12 +25,19 @@ def write_results(out: Path, losses: list[float], constant: float) -> None:
     (out / "run" / "metrics.csv").write_text("\n".join(["step,train/loss,train/constant", *rows]) + "\n")
 
 
-def test_the_plan_has_the_whole_road_in_order(tmp_path):
-    steps = plan_steps(tmp_path, None, "mae_dfer", 2)
+def test_the_road_is_whole_and_in_order(tmp_path):
+    write_results(tmp_path, [1.0], constant=1.0)
+    steps = data_steps(tmp_path, None, 2) + training_steps(tmp_path, find_recipe("mae_dfer"), "mae_dfer")
     words = [step.command[1] if step.command[0] == "shards" else step.command[0] for step in steps]
     assert words == ["synth", "build", "verify", "stats", "view", "pretrain", "export"]
-    own = plan_steps(tmp_path, Path("films"), "mae_dfer", 2)
-    assert [step.command[:3] for step in own[:1]] == [("shards", "build", "films")]
+    own = data_steps(tmp_path, Path("films"), 2)
+    assert own[0].command[:3] == ("shards", "build", "films")
+
+
+def test_few_clips_get_a_small_batch(tmp_path):
+    write_results(tmp_path, [1.0], constant=1.0)  # 4 clips
+    command = training_steps(tmp_path, find_recipe("mae_dfer"), "mae_dfer")[0].command
+    assert command[-2:] == ("--data.batch_size", "4")
 
 
 @pytest.mark.parametrize(("last", "word"), [(0.3, "pass"), (0.95, "fail")])
@@ -104,7 +112,8 @@ def test_the_whole_road_on_four_clips_and_again(tmp_path):
     configs.mkdir()
     for name in ("base.yaml", "demo.yaml"):
         text = (demo.CONFIGS / name).read_text()
-        (configs / name).write_text(text.replace("steps: 1500, warmup_steps: 40", "steps: 20, warmup_steps: 2"))
+        short = re.sub(r"steps: \d+, warmup_steps: \d+", "steps: 20, warmup_steps: 2", text)
+        (configs / name).write_text(re.sub("log_every_n_steps: [0-9]+", "log_every_n_steps: 5", short))
     assert "steps: 20" in (configs / "demo.yaml").read_text()
     code = "import sys, pathlib; from ssl_affect import demo, cli; demo.CONFIGS = pathlib.Path(sys.argv[1]);"
     code += " sys.exit(cli.main(sys.argv[2:]))"
