@@ -83,7 +83,7 @@ def final_losses(rows: Rows) -> dict[str, float]:
 def verdict(losses: Mapping[str, float]) -> str:
     """Final loss against that of a constant prediction, in a sentence."""
     sentences = []
-    for name, text in (("", "training clips (before each was learned from)"), ("held_out_", "held-out clips")):
+    for name, text in (("", "training clips"), ("held_out_", "held-out clips")):
         if f"{name}loss" in losses and f"{name}constant" in losses:
             loss, constant = losses[f"{name}loss"], losses[f"{name}constant"]
             sentences.append(
@@ -175,7 +175,7 @@ def _pictures(page: Page, folder: Path) -> None:
     page.text(
         "The same clips under the same masks at different steps. Predicted tubelets carry the true mean and contrast of"
         " their place, because that is how targets are normalised; motion is the difference from the first frame of a"
-        " tubelet, grey where nothing moves."
+        " tubelet, grey where nothing moves, and the predicted one shows the true motion where tubelets are visible."
     )
     chosen = np.unique(np.linspace(0, len(found) - 1, min(_MAX_PICTURES, len(found))).round().astype(int))
     for path in (found[i] for i in chosen):

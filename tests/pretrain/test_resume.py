@@ -98,13 +98,13 @@ def test_signal_stops_at_a_step_boundary_and_the_run_goes_on(tmp_path, shards, s
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_killed_process_goes_on_as_if_nothing_had_happened(tmp_path, shards, name):
-    long = [*steps(400, every=50), "--data.num_workers=1", "--trainer.log_every_n_steps=50", "--checkpoints.keep=2"]
+    long = [*steps(120, every=20), "--data.num_workers=1", "--trainer.log_every_n_steps=20", "--checkpoints.keep=2"]
     train(tmp_path / "straight", shards, *long)
     run = tmp_path / "run"
     command = [sys.executable, "-m", "ssl_affect.cli", "pretrain", *arguments(run, shards, *long)]
     process = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 200
-    while not (run / "checkpoints" / "step-00000050.ckpt").exists():
+    while not (run / "checkpoints" / "step-00000020.ckpt").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -112,7 +112,7 @@ def test_killed_process_goes_on_as_if_nothing_had_happened(tmp_path, shards, nam
     assert process.wait(timeout=100) == {"SIGKILL": -9, "SIGTERM": 0, "SIGINT": 130}[name]
     assert subprocess.run(command, check=False).returncode == 0
     assert column(run, "train/loss") == column(tmp_path / "straight", "train/loss")
-    assert same(checkpoint(run, 400)["state_dict"], checkpoint(tmp_path / "straight", 400)["state_dict"])
+    assert same(checkpoint(run, 120)["state_dict"], checkpoint(tmp_path / "straight", 120)["state_dict"])
 
 
 def test_a_folder_belongs_to_one_run(tmp_path, shards):
