@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it (PEP 562).
 _PUBLIC = {
+    "AudioSpec": "ssl_affect.types",
     "ClipSpec": "ssl_affect.types",
     "LossParts": "ssl_affect.types",
     "MaskSpec": "ssl_affect.types",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ssl_affect.models import create_pretraining_model as create_pretraining_model
     from ssl_affect.models import list_models as list_models
     from ssl_affect.recipe import Recipe as Recipe
+    from ssl_affect.types import AudioSpec as AudioSpec
     from ssl_affect.types import ClipSpec as ClipSpec
     from ssl_affect.types import LossParts as LossParts
     from ssl_affect.types import MaskSpec as MaskSpec

@@ -192,3 +192,12 @@ def test_pictures_have_low_tones_below_and_time_to_the_right(front):
     assert loudest[50] > 100 > 40 > loudest[180]
     assert (picture[:, 200:] == picture[0, 200]).all()
     assert draw_spectrogram(np.full((3, 4), -15.9424)).max() == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_front_end_on_a_gpu_gives_what_it_gives_on_a_cpu(golden, front):
+    wave = torch.stack((torch.nn.functional.pad(golden["wave_2s"], (0, 32000)), golden["wave_4s"]))
+    length = torch.tensor([32000, 64000])
+    found = LogMel().cuda()(wave.cuda(), length.cuda()).cpu()
+    torch.testing.assert_close(found, front(wave, length), atol=1e-4, rtol=0)
