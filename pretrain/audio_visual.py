@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.base import Pretraining, step_output
+from pretrain.base import Pretraining
 from pretrain.module import clip_arch
-from pretrain.schedule import OptimSpec, ScheduleSpec
 from ssl_affect.data.audio import encode_flac
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.spectrogram import LogMel
@@ -21,6 +20,8 @@ from ssl_affect.data.transforms import prepare_clips
 from ssl_affect.errors import ConfigError
 from ssl_affect.masking import masked_index
 from ssl_affect.models import create_pretraining_model
+from ssl_affect.training.module import step_output
+from ssl_affect.training.schedule import OptimSpec, ScheduleSpec
 from ssl_affect.types import AudioSpec, ClipSpec, LossParts, MaskSpec
 
 SOUNDS = ("sound", "spectrogram made audible", "prediction made audible")

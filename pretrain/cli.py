@@ -1,8 +1,5 @@
 """``ssl-affect pretrain fit`` and ``report``."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ssl_affect.errors import ConfigError
@@ -43,20 +40,9 @@ def main(argv: list[str]) -> int:
         return 0
     if command != "fit":
         raise ConfigError(f"pretrain {' '.join(argv)!r} is not understood; say `fit --config ...` or `report RUN`")
-    from pretrain.config import parse
-    from pretrain.fit import fit
+    from pretrain.config import PretrainCLI
+    from pretrain.report import write_report
+    from ssl_affect.training.fit import command_line, fit
 
-    with _command_line(["pretrain", *argv]):
-        return fit(parse(rest))
-
-
-@contextmanager
-def _command_line(arguments: list[str]) -> Iterator[None]:
-    """Makes ``sys.argv`` the command itself: Lightning starts the processes of further devices with it."""
-    before = sys.argv
-    script = Path(sys.executable).with_name("ssl-affect")
-    sys.argv = [str(script) if script.is_file() else before[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
+    with command_line(["pretrain", *argv]):
+        return fit(PretrainCLI.parse(rest), write_report)

@@ -1,29 +1,25 @@
 """The clips of a run: training stream, held-out clips, and the fixed clips of the pictures."""
 
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
-from pretrain.callbacks.signals import shield_worker
 from ssl_affect.data.audio_augment import WaveAugment
 from ssl_affect.data.clips import ClipBatch, ClipDataset, collate
 from ssl_affect.data.reader import ClipStream, evaluation_loader
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
-from ssl_affect.errors import ConfigError, ShardError
+from ssl_affect.errors import ShardError
 from ssl_affect.recipe import check_recipes
+from ssl_affect.training.callbacks.signals import shield_worker
+from ssl_affect.training.data import BAD_CLIPS_NAME, ClipData
 from ssl_affect.types import AudioSpec, ClipSpec
 
-BAD_CLIPS_NAME = "bad_clips.jsonl"
 
-
-class ClipDataModule(pl.LightningDataModule):
+class ClipDataModule(ClipData):
     """Clips from shards.
 
     Args:
@@ -57,19 +53,10 @@ class ClipDataModule(pl.LightningDataModule):
         wave_augment: WaveAugment | None = None,
         missing_audio: Literal["leave_out", "refuse"] = "leave_out",
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or (num_workers or 0) < 0:
-            raise ConfigError(
-                f"data: batch_size={batch_size} must be at least 1 and num_workers={num_workers} at least 0"
-            )
-        self.clip = clip
-        self.batch_size = batch_size
-        self.seed = seed
-        self.num_workers = num_workers
+        super().__init__(shards=shards, clip=clip, batch_size=batch_size, seed=seed, num_workers=num_workers)
         self.decoder = decoder
         self.multi_scale = multi_scale
         self.max_bad_fraction = max_bad_fraction
-        self.shards = ShardSet(shards)
         self.val_shards = None if val_shards is None else ShardSet(val_shards)
         if self.val_shards is not None:
             check_held_out(self.shards, self.val_shards)
@@ -79,16 +66,8 @@ class ClipDataModule(pl.LightningDataModule):
             for found in (self.shards, self.val_shards):
                 if found is not None:
                     self.sound.check(found)
-        self.seconds_waited = 0.0
-        self.restart = False
-        self.stream: ClipStream | None = None
         self._fixed: ClipBatch | None = None
         self._held_out: Any = None
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in the training shards; one epoch takes one clip of each."""
-        return len(self.shards)
 
     @property
     def has_held_out(self) -> bool:
@@ -105,7 +84,7 @@ class ClipDataModule(pl.LightningDataModule):
             seed=self.seed,
             world_size=trainer.world_size,
             rank=trainer.global_rank,
-            num_workers=self._workers(),
+            num_workers=self.workers(),
             pin_memory=torch.cuda.is_available(),
             decoder=self.decoder,
             multi_scale=self.multi_scale,
@@ -119,10 +98,6 @@ class ClipDataModule(pl.LightningDataModule):
         """Ends the workers."""
         self.stream = self._held_out = None
 
-    def train_dataloader(self) -> "TimedBatches":
-        """Batches of this rank without end."""
-        return TimedBatches(self)
-
     def held_out_batches(self) -> Iterator[ClipBatch]:
         """This rank's part of the held-out clips, each once; batches without any decodable clip are left out."""
         if self.val_shards is None:
@@ -135,7 +110,7 @@ class ClipDataModule(pl.LightningDataModule):
                 batch_size=self.batch_size,
                 world_size=trainer.world_size,
                 rank=trainer.global_rank,
-                num_workers=self._workers(),
+                num_workers=self.workers(),
                 decoder=self.decoder,
                 worker_init=shield_worker,
                 sound=self.sound,
@@ -154,43 +129,14 @@ class ClipDataModule(pl.LightningDataModule):
             self._fixed = collate([dataset[int(i)] for i in chosen], shape=shape, with_sound=self.sound is not None)
         return self._fixed
 
-    def state_dict(self) -> dict[str, Any]:
-        """Position in the data; equal on all ranks."""
-        return self.open_stream.state_dict()
+    def summary(self) -> str:
+        """The data in a line of the log."""
+        held_out = f"; held out {len(self.val_shards)} samples" if self.val_shards is not None else ""
+        return super().summary() + held_out
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on at a position, or from the start of other data when ``restart`` was set."""
-        if not self.restart:
-            self.open_stream.load_state_dict(state_dict)
-
-    @property
-    def open_stream(self) -> ClipStream:
-        """The stream, once :meth:`setup` has run."""
-        if self.stream is None:
-            raise RuntimeError("ClipDataModule: the stream opens in setup(), which the trainer calls")
-        return self.stream
-
-    def _workers(self) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        devices = getattr(self.trainer, "num_devices", 1)
-        return min(8, max(1, cores // devices))
-
-
-class TimedBatches:
-    """The batches of a stream, with the time that was spent waiting for them added up in the data module."""
-
-    def __init__(self, data: ClipDataModule) -> None:
-        self.data = data
-
-    def __iter__(self) -> Iterator[ClipBatch]:
-        batches = iter(self.data.open_stream)
-        while True:
-            since = time.perf_counter()
-            batch = next(batches)
-            self.data.seconds_waited += time.perf_counter() - since
-            yield batch
+    def facts(self) -> dict[str, Any]:
+        """The data in plain values, for ``run.json``."""
+        return super().facts() | {"held_out": None if self.val_shards is None else str(self.val_shards.folder)}
 
 
 def check_held_out(train: ShardSet, held_out: ShardSet) -> None:

@@ -13,15 +13,15 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
-from pretrain.callbacks.nonfinite import SKIPPED_NAME
-from pretrain.callbacks.pictures import FOLDER as PICTURES
-from pretrain.callbacks.pictures import SOUNDS
-from pretrain.callbacks.progress import clock
-from pretrain.data import BAD_CLIPS_NAME
-from pretrain.metrics import METRICS_NAME, read_metrics
-from pretrain.run import CONFIG_NAME, RUN_NAME, RunFolder
+from pretrain.pictures import FOLDER as PICTURES
+from pretrain.pictures import SOUNDS
 from ssl_affect.errors import ConfigError
 from ssl_affect.html import Page
+from ssl_affect.training.callbacks.nonfinite import SKIPPED_NAME
+from ssl_affect.training.callbacks.progress import clock
+from ssl_affect.training.data import BAD_CLIPS_NAME
+from ssl_affect.training.metrics import METRICS_NAME, read_metrics
+from ssl_affect.training.run import CONFIG_NAME, RUN_NAME, RunFolder
 
 REPORT_NAME = "report.html"
 _LAST_SHARE = 0.1  # the final loss is the mean over this last part of the logged steps

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from pretrain.cli import main
-from pretrain.metrics import read_metrics
 from pretrain.module import MaskedVideoPretraining
+from ssl_affect.training.metrics import read_metrics
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMOKE = CONFIGS / "smoke.yaml"

@@ -16,12 +16,12 @@ from shard_fixture import make_shards
 
 from pretrain.audio_visual import AudioVisualPretraining
 from pretrain.cli import main
-from pretrain.config import parse
-from pretrain.schedule import OptimSpec, ScheduleSpec
+from pretrain.config import PretrainCLI
 from ssl_affect.data.reader import evaluation_loader
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ConfigError, ShardError
+from ssl_affect.training.schedule import OptimSpec, ScheduleSpec
 from ssl_affect.types import AudioSpec, ClipSpec, MaskSpec
 
 SMOKE = CONFIGS / "smoke_hicmae.yaml"
@@ -203,7 +203,7 @@ def test_mistakes_in_the_config_are_named(heard, tmp_path):
         ("--model.audio_mask.ratio=1.5", ConfigError, "ratio must lie between"),
     ):
         with pytest.raises(error, match=message):
-            parse([*where, extra])
+            PretrainCLI.parse([*where, extra])
 
 
 def test_published_recipe_has_the_published_numbers():
@@ -223,7 +223,7 @@ def test_published_recipe_has_the_published_numbers():
 def test_recipes_build_with_the_published_tokens(name, heard, tmp_path):
     where = ["--data.shards", str(heard), "--run", str(tmp_path), "--trainer.accelerator=cpu", "--trainer.devices=1"]
     with torch.device("meta"):
-        cli = parse(["--config", str(CONFIGS / "pretrain" / f"{name}.yaml"), *where])
+        cli = PretrainCLI.parse(["--config", str(CONFIGS / "pretrain" / f"{name}.yaml"), *where])
     assert cli.model.num_visible == (80, 26)
     assert cli.model.audio == cli.datamodule.sound.spec
     assert cli.model.model.grid.num_tokens == 800

@@ -6,8 +6,9 @@ import yaml
 from pretrain_runs import CONFIGS, SMOKE, arguments, train
 
 from pretrain.cli import main
-from pretrain.config import explain, parse
+from pretrain.config import PretrainCLI
 from ssl_affect.errors import ConfigError, ShardError
+from ssl_affect.training.config import explain
 
 RECIPES = [SMOKE, CONFIGS / "demo.yaml", *sorted((CONFIGS / "pretrain").glob("*.yaml"))]
 OVERLAYS = sorted((CONFIGS / "cluster").glob("*.yaml"))
@@ -17,7 +18,7 @@ OVERLAYS = sorted((CONFIGS / "cluster").glob("*.yaml"))
 def test_recipe_parses_and_builds_on_meta(recipe, shards, tmp_path):
     where = ["--data.shards", str(shards), "--run", str(tmp_path), "--trainer.accelerator=cpu", "--trainer.devices=1"]
     with torch.device("meta"):
-        cli = parse(["--config", str(recipe), *where, "--trainer.precision=32-true"])
+        cli = PretrainCLI.parse(["--config", str(recipe), *where, "--trainer.precision=32-true"])
     assert cli.model.model.grid == cli.datamodule.clip.grid(2, cli.model.model.spec.arch["patch_size"])
     assert cli.model.clip == cli.datamodule.clip
     assert cli.model.optim.base_lr > 0
@@ -98,7 +99,7 @@ def test_mistakes_on_the_command_line(shards, tmp_path):
     with pytest.raises(ConfigError, match="File does not exist"):
         main(["fit", "--config", str(tmp_path / "nothing.yaml")])
     with pytest.raises(ShardError, match=r"no manifest\.json, so this is not a finished shard set"):
-        parse(arguments(tmp_path, tmp_path / "nowhere")[1:])
+        PretrainCLI.parse(arguments(tmp_path, tmp_path / "nowhere")[1:])
     with pytest.raises(ConfigError, match="not understood"):
         main(["fir"])
 
@@ -122,7 +123,7 @@ def test_missing_logger_is_a_clear_error(shards, tmp_path):
 
 
 def test_explain_keeps_what_it_does_not_know():
-    assert explain("something new") == "config: something new"
+    assert explain("something new", (), "pretrain fit") == "config: something new"
 
 
 def test_help_names_the_two_commands(capsys):

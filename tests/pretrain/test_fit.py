@@ -8,10 +8,10 @@ from pretrain_runs import SMOKE, checkpoint, column, same, steps, train
 from shard_fixture import make_shards
 
 from pretrain.cli import main
-from pretrain.metrics import read_metrics
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.models import create_pretraining_model
+from ssl_affect.training.metrics import read_metrics
 
 
 def test_smoke_config_runs_two_steps(tmp_path, shards, held_out, caplog):

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from pretrain_runs import checkpoint, column, same, steps, train
 
-from pretrain.callbacks.nonfinite import NonFiniteError, NonFiniteGuard
 from ssl_affect.errors import ConfigError
+from ssl_affect.training.callbacks.nonfinite import NonFiniteError, NonFiniteGuard
 
 # a constant learning rate of 1e-3 per step would hide nothing: a step that is not skipped moves every weight
 MOVING = ["--model.optim.base_lr=0.3", "--model.schedule.warmup_steps=0"]

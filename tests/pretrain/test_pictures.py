@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 from pretrain_runs import steps, train
 
-from pretrain.callbacks.pictures import draw
+from pretrain.pictures import draw
 
 
 def test_rows_and_frames_are_where_they_belong():

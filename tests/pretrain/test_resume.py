@@ -11,9 +11,9 @@ import yaml
 from pretrain_runs import arguments, checkpoint, column, same, steps, train
 from shard_fixture import make_shards
 
-from pretrain.checkpointing import is_whole, newest_whole
-from pretrain.run import CONFIG_NAME
 from ssl_affect.errors import CheckpointError, ConfigError, RecipeMismatchError, ShardError
+from ssl_affect.training.checkpointing import is_whole, newest_whole
+from ssl_affect.training.run import CONFIG_NAME
 
 # drop path makes the training itself use random numbers
 RANDOM = ["--model.arch.drop_path_rate=0.3", "--trainer.log_every_n_steps=3"]

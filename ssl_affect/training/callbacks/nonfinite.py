@@ -14,10 +14,10 @@ import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-from pretrain.callbacks.step import StepCallback, is_log_step
-from pretrain.metrics import write_metrics
-from pretrain.ranks import of_all_ranks
 from ssl_affect.errors import ConfigError, SslAffectError
+from ssl_affect.training.callbacks.step import StepCallback, is_log_step
+from ssl_affect.training.metrics import write_metrics
+from ssl_affect.training.ranks import of_all_ranks
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from pretrain.callbacks.step import StepCallback, is_due
-from pretrain.metrics import write_metrics
-from pretrain.ranks import of_all_ranks
 from ssl_affect.errors import ConfigError, ShardError
+from ssl_affect.training.callbacks.step import StepCallback, is_due
+from ssl_affect.training.metrics import write_metrics
+from ssl_affect.training.ranks import of_all_ranks
 
 
 class Validation(StepCallback):

@@ -18,6 +18,7 @@ class OptimSpec:
         min_lr: Learning rate at the end of the cosine, for a global batch of 256 clips, scaled likewise.
         betas: Decay rates of the two moments of AdamW.
         weight_decay: Decoupled weight decay of the matrices; vectors, biases and tokens are not decayed.
+        layer_decay: Factor per layer from the head down, at most 1, for fine-tuning; None treats all layers alike.
         reference_decay: Decay the region tokens too, as the authors' code does in pretraining.
     """
 
@@ -25,6 +26,7 @@ class OptimSpec:
     min_lr: float
     betas: tuple[float, float]
     weight_decay: float
+    layer_decay: float | None = None
     reference_decay: bool = False
 
     def __post_init__(self) -> None:
@@ -37,6 +39,8 @@ class OptimSpec:
             raise ConfigError(f"optim: betas={self.betas}; both must lie in [0, 1), for example [0.9, 0.95]")
         if self.weight_decay < 0:
             raise ConfigError(f"optim: weight_decay={self.weight_decay}; it must not be negative")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"optim: layer_decay={self.layer_decay}; it must lie in (0, 1], 0.75 is usual")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pretrain.callbacks.step import StepCallback, is_log_step
-from pretrain.metrics import write_metrics
-from pretrain.ranks import of_all_ranks
+from ssl_affect.training.callbacks.step import StepCallback, is_log_step
+from ssl_affect.training.metrics import write_metrics
+from ssl_affect.training.ranks import of_all_ranks
 
 
 class LossLog(StepCallback):

@@ -1,6 +1,6 @@
 import math
 
-from pretrain.metrics import MetricsFile, read_metrics
+from ssl_affect.training.metrics import MetricsFile, read_metrics
 
 
 def test_metrics_of_one_step_share_a_row(tmp_path):

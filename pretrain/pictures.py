@@ -14,10 +14,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from pretrain.callbacks.step import StepCallback, is_due
 from ssl_affect.data.spectrogram import draw_spectrogram
 from ssl_affect.errors import ConfigError
 from ssl_affect.files import open_atomic
+from ssl_affect.training.callbacks.step import StepCallback, is_due
 
 logger = logging.getLogger(__name__)
 

@@ -22,11 +22,11 @@ from typing import IO, Any
 
 import yaml
 
-from pretrain.checkpointing import FOLDER, load_checkpoint, newest_whole, saved_checkpoints
-from pretrain.data import ClipDataModule
 from ssl_affect.errors import CheckpointError, ConfigError, ShardError
 from ssl_affect.files import write_json, write_text
 from ssl_affect.recipe import Recipe, check_recipes
+from ssl_affect.training.checkpointing import FOLDER, load_checkpoint, newest_whole, saved_checkpoints
+from ssl_affect.training.data import ClipData
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def check_fits(
     path: Path,
     *,
     description: Mapping[str, Any],
-    data: ClipDataModule,
+    data: ClipData,
     global_batch: int,
     allow_recipe_mismatch: bool,
 ) -> int:
@@ -173,7 +173,7 @@ def check_fits(
     checkpoint = load_checkpoint(path, mmap=True)
     saved = checkpoint.get("ssl_affect")
     if saved is None or "model" not in saved:
-        raise CheckpointError(f"{path}: not written by ssl-affect pretrain, so a run cannot go on from it")
+        raise CheckpointError(f"{path}: not written by ssl-affect, so a run cannot go on from it")
     for key, value in description.items():
         if saved.get(key) != value:
             raise CheckpointError(

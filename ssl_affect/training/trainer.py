@@ -1,4 +1,4 @@
-"""The Lightning trainer of a pretraining run: what a recipe may choose, and what must not be chosen.
+"""The Lightning trainer of a run: what a recipe may choose, and what must not be chosen.
 
 A run counts optimizer steps, has one endless stream of clips and one owner of checkpoints; the trainer's own epochs,
 validation loop, progress bar and checkpoint callback would disagree with that, so they are fixed here and are no keys of
@@ -16,9 +16,9 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from pretrain.checkpointing import AtomicCheckpointIO
-from pretrain.metrics import MetricsFile
 from ssl_affect.errors import ConfigError
+from ssl_affect.training.checkpointing import AtomicCheckpointIO
+from ssl_affect.training.metrics import MetricsFile
 
 # Warnings that are right in general and wrong here, each with the reason.
 HARMLESS = (
@@ -49,7 +49,7 @@ class LoggingSpec:
     wandb_project: str | None = None
 
 
-def pretraining_trainer(
+def run_trainer(
     *,
     accelerator: str = "auto",
     strategy: str = "auto",

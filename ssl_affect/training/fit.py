@@ -4,20 +4,19 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretrain.config import PretrainCLI
-from pretrain.facts import hardware, software
-from pretrain.report import write_report
-from pretrain.run import RunFolder, check_fits
-from pretrain.schedule import Steps
-from pretrain.trainer import make_loggers
 from ssl_affect.optim import scale_lr
+from ssl_affect.training.config import RunCLI
+from ssl_affect.training.facts import hardware, software
+from ssl_affect.training.run import RunFolder, check_fits
+from ssl_affect.training.schedule import Steps
+from ssl_affect.training.trainer import make_loggers
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +24,12 @@ LOG_NAME = "log.txt"
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
-def fit(cli: PretrainCLI) -> int:
+def fit(cli: RunCLI, write_report: Callable[[Path], Path]) -> int:
     """Runs, or goes on with a run.
+
+    Args:
+        cli: The parsed config.
+        write_report: Writes the report of a run folder and says where; called however the run ends.
 
     Returns:
         The exit code: 0, or 130 after Ctrl-C. SIGTERM and SIGUSR1 are a scheduler's wish and no error.
@@ -56,7 +59,7 @@ def fit(cli: PretrainCLI) -> int:
             return 0
     if not _is_first():
         logging.getLogger().setLevel(logging.ERROR)
-        _train(cli, folder, checkpoint, done)
+        _train(cli, folder, checkpoint, done, write_report)
         return INTERRUPTED if cli.signals.interrupted else 0
     folder.begin(yaml.safe_dump(config, sort_keys=False))
     try:
@@ -64,13 +67,15 @@ def fit(cli: PretrainCLI) -> int:
             _first_lines(cli, folder, steps, global_batch)
             if checkpoint is not None:
                 logger.info("going on after step %d, from %s", done, checkpoint)
-            _train(cli, folder, checkpoint, done)
+            _train(cli, folder, checkpoint, done, write_report)
     finally:
         folder.end()
     return INTERRUPTED if cli.signals.interrupted else 0
 
 
-def _train(cli: PretrainCLI, folder: RunFolder, checkpoint: Path | None, done: int) -> None:
+def _train(
+    cli: RunCLI, folder: RunFolder, checkpoint: Path | None, done: int, write_report: Callable[[Path], Path]
+) -> None:
     """The run itself; however it ends, ``run.json`` says so and the report is written."""
     trainer = cli.trainer
     trainer.loggers = make_loggers(cli.config_init["logging"], folder.path, resumed_after=done)
@@ -89,22 +94,18 @@ def _train(cli: PretrainCLI, folder: RunFolder, checkpoint: Path | None, done: i
             logger.info("%s at step %d of %d; see %s", state, trainer.global_step, trainer.max_steps, report)
 
 
-def _first_lines(cli: PretrainCLI, folder: RunFolder, steps: Steps, global_batch: int) -> None:
+def _first_lines(cli: RunCLI, folder: RunFolder, steps: Steps, global_batch: int) -> None:
     """Says and writes down what is about to run."""
     module, data = cli.model, cli.datamodule
     versions = software()
     peak, floor = (scale_lr(lr, global_batch) for lr in (module.optim.base_lr, module.optim.min_lr))
     parameters = sum(p.numel() for p in module.parameters())
-    manifest = data.shards.manifest
     configs = [str(path) for path in cli.config["config"] or []]
-    held_out = f"; held out {len(data.val_shards)} samples" if data.val_shards is not None else ""
     source = f", git {versions['git commit']}" if "git commit" in versions else ""
     for line in (
         f"ssl-affect {versions['ssl-affect']}{source}, run {folder.path}, config {' + '.join(configs) or 'command line'}",
         f"model {module.description()['model']}, {parameters:,} parameters, precision {cli.trainer.precision}",
-        f"data {data.shards.folder}: {len(manifest.shards)} shards, {data.num_samples} samples,"
-        f" {manifest.seconds / 3600:.2f} h, recipe {data.shards.recipe.hash}, fingerprint {data.shards.fingerprint}"
-        f"{held_out}",
+        f"data {data.summary()}",
         f"global batch {global_batch} = {data.batch_size} x {cli.trainer.world_size} devices x"
         f" {cli.trainer.accumulate_grad_batches} accumulated; {steps.total} steps ({steps.warmup} warm-up), the run ends"
         f" after {cli.trainer.max_steps}; seed {module.seed}",
@@ -127,16 +128,20 @@ def _first_lines(cli: PretrainCLI, folder: RunFolder, steps: Steps, global_batch
         global_batch=global_batch,
         learning_rate=peak,
         steps={"total": steps.total, "warmup": steps.warmup, "stop": cli.trainer.max_steps},
-        data={
-            "shards": str(data.shards.folder),
-            "num_shards": len(manifest.shards),
-            "num_samples": data.num_samples,
-            "hours": manifest.seconds / 3600,
-            "fingerprint": data.shards.fingerprint,
-            "held_out": None if data.val_shards is None else str(data.val_shards.folder),
-            "recipe": data.shards.recipe.to_dict(),
-        },
+        data=data.facts(),
     )
+
+
+@contextmanager
+def command_line(arguments: list[str]) -> Iterator[None]:
+    """Makes ``sys.argv`` the command itself: Lightning starts the processes of further devices with it."""
+    before = sys.argv
+    script = Path(sys.executable).with_name("ssl-affect")
+    sys.argv = [str(script) if script.is_file() else before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pretrain.callbacks.step import StepCallback, is_log_step
-from pretrain.metrics import write_metrics
+from ssl_affect.training.callbacks.step import StepCallback, is_log_step
+from ssl_affect.training.metrics import write_metrics
 
 
 class Throughput(StepCallback):

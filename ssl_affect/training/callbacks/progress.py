@@ -5,8 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from pretrain.callbacks.step import StepCallback
-from pretrain.metrics import MetricsFile
+from ssl_affect.training.callbacks.step import StepCallback
+from ssl_affect.training.metrics import MetricsFile
 
 logger = logging.getLogger(__name__)
 

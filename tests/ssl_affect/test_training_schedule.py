@@ -1,7 +1,7 @@
 import pytest
 
-from pretrain.schedule import OptimSpec, ScheduleSpec, Steps
 from ssl_affect.errors import ConfigError
+from ssl_affect.training.schedule import OptimSpec, ScheduleSpec, Steps
 
 
 def test_published_schedule_in_steps():

@@ -22,11 +22,11 @@ import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from pretrain.callbacks.step import StepCallback
-from pretrain.ranks import of_all_ranks
 from ssl_affect import __version__
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.files import open_atomic
+from ssl_affect.training.callbacks.step import StepCallback
+from ssl_affect.training.ranks import of_all_ranks
 
 logger = logging.getLogger(__name__)
 

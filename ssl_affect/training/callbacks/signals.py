@@ -12,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from pretrain.callbacks.step import StepCallback
+from ssl_affect.training.callbacks.step import StepCallback
 
 logger = logging.getLogger(__name__)
 

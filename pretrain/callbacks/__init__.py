@@ -1,1 +1,0 @@
-"""Callbacks of a pretraining run, one subject per file."""

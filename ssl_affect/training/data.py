@@ -1,0 +1,118 @@
+"""What every data module of a run has: a stream of clips in an exact order, whose position is part of a checkpoint."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from ssl_affect.data.clips import ClipBatch
+from ssl_affect.data.reader import ClipStream
+from ssl_affect.data.shardset import ShardSet
+from ssl_affect.errors import ConfigError
+from ssl_affect.types import ClipSpec
+
+BAD_CLIPS_NAME = "bad_clips.jsonl"
+
+
+class ClipData(pl.LightningDataModule):
+    """Base of the data modules. A subclass opens ``self.stream`` in ``setup``.
+
+    Args:
+        shards: Folder that ``ssl-affect shards build`` wrote.
+        clip: Frames, stride and size of a clip.
+        batch_size: Clips per device and batch.
+        seed: Run seed.
+        num_workers: Processes per device that decode; None takes the machine's cores, shared by its devices, at most 8.
+    """
+
+    def __init__(self, *, shards: Path, clip: ClipSpec, batch_size: int, seed: int, num_workers: int | None) -> None:
+        super().__init__()
+        if batch_size < 1 or (num_workers or 0) < 0:
+            raise ConfigError(
+                f"data: batch_size={batch_size} must be at least 1 and num_workers={num_workers} at least 0"
+            )
+        self.clip = clip
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.shards = ShardSet(shards)
+        self.seconds_waited = 0.0
+        self.restart = False
+        self.stream: ClipStream | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that are trained on; one epoch takes one clip of each."""
+        return len(self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what is trained on; a run goes on with the same data only."""
+        return self.shards.fingerprint
+
+    def train_dataloader(self) -> "TimedBatches":
+        """Batches of this rank without end."""
+        return TimedBatches(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the data; equal on all ranks."""
+        return self.open_stream.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on at a position, or from the start of other data when ``restart`` was set."""
+        if not self.restart:
+            self.open_stream.load_state_dict(state_dict)
+
+    @property
+    def open_stream(self) -> ClipStream:
+        """The stream, once :meth:`setup` has run."""
+        if self.stream is None:
+            raise RuntimeError(f"{type(self).__name__}: the stream opens in setup(), which the trainer calls")
+        return self.stream
+
+    def summary(self) -> str:
+        """The data in a line of the log."""
+        manifest = self.shards.manifest
+        return (
+            f"{self.shards.folder}: {len(manifest.shards)} shards, {self.num_samples} samples,"
+            f" {manifest.seconds / 3600:.2f} h, recipe {self.shards.recipe.hash}, fingerprint {self.fingerprint}"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The data in plain values, for ``run.json``."""
+        manifest = self.shards.manifest
+        return {
+            "shards": str(self.shards.folder),
+            "num_shards": len(manifest.shards),
+            "num_samples": self.num_samples,
+            "hours": manifest.seconds / 3600,
+            "fingerprint": self.fingerprint,
+            "held_out": None,
+            "recipe": self.shards.recipe.to_dict(),
+        }
+
+    def workers(self) -> int:
+        """Processes of one rank that decode."""
+        if self.num_workers is not None:
+            return self.num_workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        devices = getattr(self.trainer, "num_devices", 1)
+        return min(8, max(1, cores // devices))
+
+
+class TimedBatches:
+    """The batches of a stream, with the time that was spent waiting for them added up in the data module."""
+
+    def __init__(self, data: ClipData) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        batches = iter(self.data.open_stream)
+        while True:
+            since = time.perf_counter()
+            batch = next(batches)
+            self.data.seconds_waited += time.perf_counter() - since
+            yield batch
