@@ -162,7 +162,7 @@ def test_checkpoint_of_another_model_or_batch_is_refused(tmp_path, shards, strai
         train(tmp_path / "run", shards, *given, *RANDOM, "--data.batch_size=8")
     foreign = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, foreign)
-    with pytest.raises(CheckpointError, match="not written by ssl-affect pretrain"):
+    with pytest.raises(CheckpointError, match="not written by ssl-affect"):
         train(tmp_path / "run", shards, "--resume", str(foreign))
     torch.save({"state_dict": Path("object")}, foreign)
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
