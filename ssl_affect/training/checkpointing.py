@@ -103,11 +103,11 @@ class Checkpoints(StepCallback, Checkpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Adds what Lightning leaves out: the random states of all ranks, and what this checkpoint is."""
         checkpoint["random_states"] = of_all_ranks(random_state())
-        shards = pl_module.datamodule.shards
+        data = pl_module.datamodule
         checkpoint["ssl_affect"] = {
             **pl_module.description(),
-            "recipe": shards.recipe.to_dict(),
-            "data_fingerprint": shards.fingerprint,
+            "recipe": data.shards.recipe.to_dict(),
+            "data_fingerprint": data.fingerprint,
             "global_batch": pl_module.global_batch,
             "version": __version__,
         }

@@ -187,11 +187,11 @@ def check_fits(
     different = check_recipes(
         data.shards.recipe, Recipe.from_dict(saved["recipe"]), allow_mismatch=allow_recipe_mismatch
     )
-    if saved["data_fingerprint"] != data.shards.fingerprint:
+    if saved["data_fingerprint"] != data.fingerprint:
         if not allow_recipe_mismatch:
             raise ShardError(
                 f"{path}: trained on data {saved['data_fingerprint']}, {data.shards.folder} holds"
-                f" {data.shards.fingerprint} (same recipe, other clips); give the same shards, or say"
+                f" {data.fingerprint} (same recipe, other clips); give the same shards, or say"
                 " --allow-recipe-mismatch to go on with these from their first clip"
             )
         logger.warning(

@@ -2,8 +2,9 @@ import pytest
 from pretrain_runs import train
 
 from pretrain.cli import main
-from pretrain.report import final_losses, verdict, write_report
+from pretrain.report import write_report
 from ssl_affect.errors import ConfigError
+from ssl_affect.training.report import final_losses, verdict
 
 
 def test_report_holds_what_the_run_was(tmp_path, shards, held_out, capsys):
