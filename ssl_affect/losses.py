@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ssl_affect.errors import ConfigError
 
 CORRELATION_EPSILON = 1e-6  # added to the denominator of the correlation, as published
+CONCORDANCE_EPSILON = 1e-8  # the same for the concordance, where nothing is published: two equal constants give 0 / 0
 
 
 class Contrast(NamedTuple):
@@ -86,43 +87,100 @@ def gather_clips(features: Tensor, valid: Tensor | None = None, size: int | None
     return rows[:, :-1], rows[:, -1] > 0.5
 
 
-def ccc_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """1 - concordance correlation coefficient over the batch, the mean of all dimensions; both [B, K].
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of the values whose mask is True: a float32 scalar, 0 (with a gradient of zeros) when there is none.
 
-    The moments are those of the batch itself (divided by B), as published.
+    Args:
+        values: Any shape.
+        mask: bool of the same shape; None takes all.
     """
-    mean_p, mean_t, centred_p, centred_t = _moments(prediction, target)
-    covariance = (centred_p * centred_t).mean(dim=0)
-    spread = centred_p.square().mean(dim=0) + centred_t.square().mean(dim=0) + (mean_p - mean_t).square()
-    return (1.0 - 2.0 * covariance / spread).mean()
+    if mask is None:
+        return values.float().mean()
+    return values.float().masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def pcc_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """1 - Pearson correlation over the batch, the mean of all dimensions; both [B, K]."""
-    _, _, centred_p, centred_t = _moments(prediction, target)
-    lengths = centred_p.square().sum(dim=0).sqrt() * centred_t.square().sum(dim=0).sqrt()
-    return (1.0 - (centred_p * centred_t).sum(dim=0) / (lengths + CORRELATION_EPSILON)).mean()
+def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 - concordance correlation coefficient over the batch (Lin, 1989), the mean of all dimensions.
+
+    The moments are those of the batch itself (divided by B), as HiCMAE publishes. A dimension with fewer than two valid
+    values has no correlation and is left out of the mean; without any dimension the loss is 0, with a gradient of zeros.
+
+    Args:
+        prediction: [B, K].
+        target: [B, K].
+        mask: bool [B, K], False where there is no target; None takes all, and needs two rows.
+    """
+    moments = _moments(prediction, target, mask)
+    covariance = moments.mean(moments.prediction * moments.target)
+    variances = moments.mean(moments.prediction.square()) + moments.mean(moments.target.square())
+    spread = variances + moments.difference.square()
+    return masked_mean(1.0 - 2.0 * covariance / (spread + CONCORDANCE_EPSILON), moments.defined)
 
 
-# Losses of regression by their names in recipes.
-REGRESSION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "smooth_l1": F.smooth_l1_loss,
+def pcc_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 - Pearson correlation over the batch, the mean of all dimensions (HiCMAE, section 9); see :func:`ccc_loss`."""
+    moments = _moments(prediction, target, mask)
+    squares = [centred.square().sum(dim=0) for centred in (moments.prediction, moments.target)]
+    # The root of an exact zero has no gradient; such a dimension is constant, and its correlation is 0.
+    lengths = [square.clamp(min=torch.finfo(square.dtype).tiny).sqrt() for square in squares]
+    products = (moments.prediction * moments.target).sum(dim=0)
+    return masked_mean(1.0 - products / (lengths[0] * lengths[1] + CORRELATION_EPSILON), moments.defined)
+
+
+def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def loss(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        return masked_mean(function(prediction.float(), target.float(), reduction="none"), mask)
+
+    return loss
+
+
+# Losses of regression by their names in recipes: (prediction [B, K], target [B, K], mask bool [B, K] or None) -> scalar.
+# The elementwise ones are means over all valid values.
+REGRESSION_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": _elementwise(F.mse_loss),
+    "l1": _elementwise(F.l1_loss),
+    "smooth_l1": _elementwise(F.smooth_l1_loss),
     "ccc": ccc_loss,
     "pcc": pcc_loss,
 }
 
 
-def _moments(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if prediction.dim() != 2 or prediction.shape != target.shape or len(target) < 2:
+class _Moments(NamedTuple):
+    """Values centred on the mean of their dimension, 0 where masked [B, K]; counts and differences of means [K]."""
+
+    prediction: Tensor
+    target: Tensor
+    difference: Tensor
+    num_valid: Tensor
+
+    @property
+    def defined(self) -> Tensor:
+        """Dimensions with two values or more, bool [K]."""
+        return self.num_valid > 1
+
+    def mean(self, products: Tensor) -> Tensor:
+        """Means over the valid values, [K]."""
+        return products.sum(dim=0) / self.num_valid.clamp(min=1)
+
+
+def _moments(prediction: Tensor, target: Tensor, mask: Tensor | None) -> _Moments:
+    if prediction.dim() != 2 or prediction.shape != target.shape or (mask is None and len(target) < 2):
         raise ConfigError(
             f"correlation of prediction {list(prediction.shape)} and target {list(target.shape)}: both must be [B, K] with"
             " at least two clips; use another loss for single clips"
         )
-    prediction, target = prediction.float(), target.float()
-    mean_p, mean_t = prediction.mean(dim=0), target.mean(dim=0)
-    return mean_p, mean_t, prediction - mean_p, target - mean_t
+    if mask is None:
+        mask = torch.ones_like(target, dtype=torch.bool)
+    if mask.shape != target.shape:
+        raise ConfigError(
+            f"correlation with the mask {list(mask.shape)}: it must be bool of the target's shape {list(target.shape)}"
+        )
+    prediction, target = (values.float().masked_fill(~mask, 0.0) for values in (prediction, target))
+    num_valid = mask.sum(dim=0)
+    means = [values.sum(dim=0) / num_valid.clamp(min=1) for values in (prediction, target)]
+    centred_prediction = (prediction - means[0]).masked_fill(~mask, 0.0)
+    centred_target = (target - means[1]).masked_fill(~mask, 0.0)
+    return _Moments(centred_prediction, centred_target, means[0] - means[1], num_valid)
 
 
 class _Gather(torch.autograd.Function):
