@@ -26,6 +26,13 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write; new, or begun with the same settings")
     add("--clips", type=int, default=64, help="number of videos (default %(default)s)")
     add("--identities", type=int, default=16, help="number of people; clip n shows person n %% N (default %(default)s)")
+    add(
+        "--first",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of the first clip; clips 100 to 119 are other clips of the same people as 0 to 99 (default 0)",
+    )
     add("--seconds", type=float, default=defaults.seconds, help="length of a clip (default %(default)s)")
     add("--seed", type=int, default=0, help="everything follows from it (default %(default)s)")
     add("--size", default="256", metavar="N|WxH", help="picture size in pixels (default %(default)s)")
@@ -66,7 +73,14 @@ def main(argv: list[str]) -> int:
         seed=arguments.seed,
     )
     begin = time.monotonic()
-    work = write_set(arguments.out, settings, arguments.clips, arguments.identities, workers=arguments.workers)
+    work = write_set(
+        arguments.out,
+        settings,
+        arguments.clips,
+        arguments.identities,
+        first=arguments.first,
+        workers=arguments.workers,
+    )
     for _ in tqdm(work, total=arguments.clips, unit="clip", desc="synthetic clips"):
         pass
     seconds = time.monotonic() - begin

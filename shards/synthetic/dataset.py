@@ -99,8 +99,18 @@ def frame_labels(script: Script) -> dict[str, Any]:
     }
 
 
-def write_set(folder: Path, settings: Settings, clips: int, identities: int, *, workers: int = 1) -> Iterator[str]:
+def write_set(
+    folder: Path, settings: Settings, clips: int, identities: int, *, first: int = 0, workers: int = 1
+) -> Iterator[str]:
     """Writes a set; clip ``n`` shows person ``n % identities``. Clips that are there already are left as they are.
+
+    Args:
+        folder: New, or begun with the same settings.
+        settings: What all clips share.
+        clips: Number of clips.
+        identities: Number of people.
+        first: Number of the first clip: clips 100 to 119 of a set are other clips of the same people as clips 0 to 99.
+        workers: Processes.
 
     Yields:
         The key of every clip as it is finished, so that a caller can show progress; the manifest comes last.
@@ -109,30 +119,31 @@ def write_set(folder: Path, settings: Settings, clips: int, identities: int, *, 
         ConfigError: the folder holds a set with other settings, or a number is not possible.
     """
     folder = Path(folder)
-    if clips < 1 or identities < 1 or workers < 1:
+    if clips < 1 or identities < 1 or workers < 1 or first < 0:
         raise ConfigError(
-            f"synthetic clips: clips={clips}, identities={identities} and workers={workers} must be at least 1"
+            f"synthetic clips: clips={clips}, identities={identities} and workers={workers} must be at least 1,"
+            f" first={first} at least 0"
         )
-    _claim(folder, settings, identities)
+    numbers = range(first, first + clips)
+    _claim(folder, {**settings.to_dict(), "identities": identities, **({"first": first} if first else {})})
     job = partial(_write_clip, folder, settings, identities)
     if workers == 1:
-        yield from map(job, range(clips))
+        yield from map(job, numbers)
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             try:
-                for future in as_completed([pool.submit(job, number) for number in range(clips)]):
+                for future in as_completed([pool.submit(job, number) for number in numbers]):
                     yield future.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    _write_manifest(folder, settings, clips, identities)
+    _write_manifest(folder, settings, numbers, identities)
 
 
-def _claim(folder: Path, settings: Settings, identities: int) -> None:
+def _claim(folder: Path, mine: dict[str, Any]) -> None:
     """Writes the settings into a new folder; refuses a folder that was made with others."""
     path = folder / SETTINGS_JSON
-    mine = {**settings.to_dict(), "identities": identities}
     if path.is_file():
         theirs = json.loads(path.read_bytes())
         different = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
@@ -156,8 +167,8 @@ def _write_clip(folder: Path, settings: Settings, identities: int, number: int) 
     return script.key
 
 
-def _write_manifest(folder: Path, settings: Settings, clips: int, identities: int) -> None:
-    rows = [clip_row(write_script(settings, number, number % identities)) for number in range(clips)]
+def _write_manifest(folder: Path, settings: Settings, numbers: range, identities: int) -> None:
+    rows = [clip_row(write_script(settings, number, number % identities)) for number in numbers]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
