@@ -1,0 +1,91 @@
+"""How much of a backbone is trained, and what is put on top of it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.lora import add_lora
+from ssl_affect.errors import ConfigError
+
+FROZEN = ("linear", "attentive", "knn")  # features are computed once; see finetune.frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningSpec:
+    """What is trained.
+
+    Args:
+        mode: ``full`` trains everything; ``last_k`` the last blocks and what follows them; ``lora`` low-rank adapters in
+            all attention, and the head; ``linear``, ``attentive`` and ``knn`` leave the backbone as it is and read its
+            features, which are computed once.
+        last_k: Blocks that ``last_k`` trains.
+        rank: Rank of the adapters of ``lora``.
+        alpha: Scale of the adapters of ``lora``.
+        cache: Folder of cached features for the frozen modes; null keeps them in the run's folder.
+    """
+
+    mode: Literal["full", "last_k", "lora", "linear", "attentive", "knn"] = "full"
+    last_k: int | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        needs = {"last_k": ("last_k",), "lora": ("rank", "alpha")}.get(self.mode, ())
+        for name in ("last_k", "rank", "alpha"):
+            if (getattr(self, name) is not None) != (name in needs):
+                wanted = f"needs {', '.join(needs)}" if needs else "takes none of last_k, rank and alpha"
+                raise ConfigError(f"tuning: mode={self.mode} with {name}={getattr(self, name)}; this mode {wanted}")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stays as it is."""
+        return self.mode in FROZEN
+
+
+class FrameHead(nn.Module):
+    """One output per tubelet time: the tokens of a time are averaged, normalised and mapped (ours).
+
+    Args:
+        dim: Width D of the tokens.
+        num_outputs: Outputs K.
+        init_scale: The map's first weights are multiplied by it.
+    """
+
+    def __init__(self, dim: int, num_outputs: int, init_scale: float = 0.001) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, num_outputs)
+        with torch.no_grad():
+            self.head.weight.normal_(std=0.02).mul_(init_scale)
+            self.head.bias.zero_()
+
+    def forward(self, tokens: Tensor, times: int, tubelet_size: int) -> Tensor:
+        """Tokens [B, N, D] in raster order -> one output per frame, [B, times * tubelet_size, K]."""
+        per_time = tokens.unflatten(1, (times, -1)).mean(dim=2)  # [B, t, D]
+        outputs: Tensor = self.head(self.norm(per_time))
+        return outputs.repeat_interleave(tubelet_size, dim=1)
+
+
+def apply_tuning(model: Any, spec: TuningSpec) -> None:
+    """Freezes what is not trained and adds what the mode needs; the head is always trained.
+
+    Raises:
+        ConfigError: the model has fewer blocks than ``last_k`` says.
+    """
+    if spec.mode == "lora" and spec.rank is not None and spec.alpha is not None:
+        add_lora(model, rank=spec.rank, alpha=spec.alpha)
+    elif spec.mode == "last_k" and spec.last_k is not None:
+        if not 0 < spec.last_k <= model.depth:
+            raise ConfigError(
+                f"tuning: last_k={spec.last_k}; the model has {model.depth} blocks, say 1 to {model.depth}"
+            )
+        first = model.depth + 1 - spec.last_k
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(model.layer_id(name) >= first)
+    elif spec.frozen:
+        model.requires_grad_(False)
+    for name in ("head", "fc_norm"):
+        getattr(model, name).requires_grad_(True)
