@@ -18,7 +18,7 @@ from ssl_affect.data.sampling import Draws
 from ssl_affect.errors import ConfigError
 
 # Streams of random numbers; every use has its own, so that no draw depends on another.
-SHARD_STREAM, SAMPLE_STREAM, CLIP_STREAM, WAVE_STREAM, SPECTROGRAM_STREAM = 0, 1, 2, 3, 4
+SHARD_STREAM, SAMPLE_STREAM, CLIP_STREAM, WAVE_STREAM, SPECTROGRAM_STREAM, AUGMENT_STREAM = 0, 1, 2, 3, 4, 5
 
 _CACHED_EPOCHS = 2  # batches straddle epochs, so the one that ends and the one that begins are both in use
 

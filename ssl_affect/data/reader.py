@@ -4,23 +4,23 @@ The state of a run's data is one integer, the first position that is not yet com
 but not trained on are simply made again after a resume.
 """
 
-import json
-import logging
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ssl_affect.data.clips import BadClip, ClipBatch, ClipDataset, collate, read_clip
+from ssl_affect.data.clips import Augment, BadClip, ClipBatch, ClipDataset, collate, read_clip
+from ssl_affect.data.placing import TrainPlacing, ViewPlacing, Views
 from ssl_affect.data.plan import EpochPlan, PositionSampler, SequentialBatches
+from ssl_affect.data.quarantine import Quarantine, SoundCount
+from ssl_affect.data.sampling import Rule
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ConfigError, ShardError
+from ssl_affect.files import sha256_bytes
 from ssl_affect.types import ClipSpec
 
 __all__ = [
@@ -32,100 +32,8 @@ __all__ = [
     "collate",
     "evaluation_loader",
     "read_clip",
+    "view_loader",
 ]
-
-logger = logging.getLogger(__name__)
-
-_FREE_BAD_CLIPS = 10  # so many bad clips, or a tenth of a small shard set, are tolerated whatever the fraction
-
-
-class Quarantine:
-    """Counts bad clips, writes each down once, and ends the run when there are too many.
-
-    Args:
-        path: JSON-lines file to append to (key, shard, reason); None only logs.
-        max_fraction: Largest share of different samples that may be bad. Up to 10 bad samples (a tenth of a shard set of
-            under 100) are tolerated whatever the share, unless it is 0, which tolerates none.
-        num_samples: Samples of the shard set.
-    """
-
-    def __init__(self, path: Path | None, *, max_fraction: float, num_samples: int) -> None:
-        if not 0 <= max_fraction <= 1:
-            raise ConfigError(f"max_bad_fraction must lie between 0 and 1, got {max_fraction}")
-        self.path = path
-        self.max_fraction = max_fraction
-        self.num_samples = num_samples
-        self.num_seen = 0
-        self.bad: dict[str, BadClip] = {}
-
-    def add(self, batch: ClipBatch) -> None:
-        """Takes note of a batch.
-
-        Raises:
-            ShardError: too many different samples were bad; the message lists them.
-        """
-        self.num_seen += batch.num_given
-        new = [clip for clip in batch.bad if clip.key not in self.bad]
-        if not new:
-            return
-        self.bad.update((clip.key, clip) for clip in new)
-        for clip in new:
-            logger.warning("bad clip %s in %s: %s", clip.key, clip.shard, clip.reason)
-        if self.path is not None:
-            _append(self.path, new)
-        allowed = self.max_fraction * min(self.num_seen, self.num_samples)
-        if self.max_fraction > 0:
-            allowed = max(allowed, min(_FREE_BAD_CLIPS, self.num_samples / 10))
-        if len(self.bad) > allowed:
-            rows = "\n".join(f"  {clip.shard} {clip.key}: {clip.reason}" for clip in list(self.bad.values())[:50])
-            raise ShardError(
-                f"{len(self.bad)} bad samples among {min(self.num_seen, self.num_samples)} on this rank, more than"
-                f" max_bad_fraction={self.max_fraction} allows; run `ssl-affect shards verify`, build the shards again, or"
-                f" raise the fraction:\n{rows}"
-            )
-
-
-class SoundCount:
-    """Counts clips that have no sound to learn from, by reason, and says so once for each reason.
-
-    Args:
-        shards: The shard set; None where no sound is read.
-    """
-
-    def __init__(self, shards: ShardSet | None) -> None:
-        self.by_reason: Counter[str] = Counter()
-        count = len(shards.without("flac")) if shards is not None else 0
-        if shards is not None and count:
-            logger.warning(
-                "%d of %d samples in %s have no sound; they teach by their pictures alone",
-                count,
-                len(shards),
-                shards.folder,
-            )
-
-    @property
-    def total(self) -> int:
-        """Clips so far, as often as they came."""
-        return self.by_reason.total()
-
-    def add(self, batch: ClipBatch) -> None:
-        """Takes note of a batch."""
-        for key, reason in batch.without_sound.items():
-            if reason not in self.by_reason:
-                logger.warning("clip %s: %s; further such clips are only counted", key, reason)
-            self.by_reason[reason] += 1
-
-
-def _append(path: Path, clips: Sequence[BadClip]) -> None:
-    """One write per line, so that lines of several ranks do not mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        for clip in clips:
-            row = {"key": clip.key, "shard": clip.shard, "reason": clip.reason}
-            os.write(descriptor, (json.dumps(row, ensure_ascii=False) + "\n").encode())
-    finally:
-        os.close(descriptor)
 
 
 class ClipStream:
@@ -154,6 +62,12 @@ class ClipStream:
         max_bad_fraction: See :class:`Quarantine`.
         worker_init: Called with its number in every worker process when it starts.
         sound: Read the sound of the clips too.
+        samples: Numbers of the samples to train on, for supervised training: clips are then drawn as
+            :func:`~ssl_affect.data.sampling.train_indices` says, all samples are mixed with each other whatever their
+            shard (``window_shards`` has no meaning), and crops are those of ``augment`` or the whole frame.
+        rule: See :func:`~ssl_affect.data.sampling.train_indices`; with ``samples`` only.
+        augment: Augmentation of supervised clips, run where they are decoded.
+        labels: Labels of every sample of the shard set by its number, which batches then carry.
 
     Raises:
         ConfigError: an argument is out of range, the decoder does not work here, or the sound has another rate.
@@ -181,10 +95,23 @@ class ClipStream:
         max_bad_fraction: float = 0.001,
         worker_init: Callable[[int], None] | None = None,
         sound: SoundSettings | None = None,
+        samples: np.ndarray | None = None,
+        rule: Rule = "even",
+        augment: Augment | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.shards = shards
-        self.plan = EpochPlan(shards.shard_sizes, seed=seed, window_shards=window_shards)
-        self.quarantine = Quarantine(quarantine, max_fraction=max_bad_fraction, num_samples=len(shards))
+        self.samples = None if samples is None else checked_samples(samples, shards)
+        self.labels = labels
+        if self.samples is None:
+            self.plan = EpochPlan(shards.shard_sizes, seed=seed, window_shards=window_shards)
+            placing = None
+        else:
+            self.plan = EpochPlan([len(self.samples)], seed=seed, window_shards=1)
+            placing = TrainPlacing(shards, clip, plan=self.plan, samples=self.samples, seed=seed, rule=rule)
+            if sound is not None:
+                sound.check(shards, self.samples)
+        self.quarantine = Quarantine(quarantine, max_fraction=max_bad_fraction, num_samples=self.plan.num_samples)
         self.position = 0
         self._given = 0  # first position that no batch has been handed out for
         self._sampler = PositionSampler(batch_size=batch_size, world_size=world_size, rank=rank)
@@ -198,9 +125,11 @@ class ClipStream:
             frame_times=frame_times,
             verify=verify,
             sound=sound,
+            placing=placing,
+            augment=augment,
         )
         self.dataset = dataset
-        self.without_sound = SoundCount(shards if sound is not None else None)
+        self.without_sound = SoundCount(shards if sound is not None else None, self.samples)
         self._loader = _loader(
             dataset,
             self._sampler,
@@ -217,7 +146,7 @@ class ClipStream:
 
     @property
     def epoch(self) -> float:
-        """Committed passes over the shard set, with its fraction."""
+        """Committed passes over the samples, with their fraction."""
         return self.position / self.plan.num_samples
 
     def __iter__(self) -> Iterator[ClipBatch]:
@@ -226,6 +155,8 @@ class ClipStream:
             self._given += self.global_batch_size
             self.quarantine.add(batch)
             self.without_sound.add(batch)
+            if self.labels is not None:
+                add_labels(batch, self.labels, instead=0 if self.samples is None else int(self.samples[0]))
             yield batch
 
     def commit(self, global_batch_size: int | None = None) -> None:
@@ -271,12 +202,15 @@ class ClipStream:
 
     def _identity(self) -> dict[str, Any]:
         """What decides which clip lies at a position."""
-        return {
+        identity = {
             "seed": self.plan.seed,
             "window_shards": self.plan.window_shards,
             "fingerprint": self.shards.fingerprint,
             "recipe_hash": self.shards.recipe.hash,
         }
+        if self.samples is not None:
+            identity["samples"] = sha256_bytes(self.samples.tobytes())[:16]
+        return identity
 
 
 def evaluation_loader(
@@ -303,6 +237,78 @@ def evaluation_loader(
     )
 
 
+def view_loader(
+    shards: ShardSet,
+    clip: ClipSpec,
+    *,
+    samples: np.ndarray,
+    views: Views,
+    batch_size: int,
+    world_size: int = 1,
+    rank: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    decoder: str = "auto",
+    worker_init: Callable[[int], None] | None = None,
+    sound: SoundSettings | None = None,
+) -> DataLoader:
+    """Every view of some samples once, as whole frames: nothing padded, repeated or dropped over all ranks.
+
+    Args:
+        shards: The shard set.
+        clip: What a clip is.
+        samples: Numbers of the samples, each once; ascending is fastest to read.
+        views: See :class:`~ssl_affect.data.placing.ViewPlacing`.
+        batch_size: Views per batch.
+        world_size: Ranks.
+        rank: This rank; ranks may differ by one batch.
+        num_workers: Processes that decode; 0 decodes in this one.
+        pin_memory: Page-locked batches, for a CUDA device.
+        decoder: See :func:`ssl_affect.data.decode.decode_video`.
+        worker_init: Called with its number in every worker process when it starts.
+        sound: Read the sound of the clips too.
+
+    Raises:
+        ConfigError: a number is out of range or stands there twice, the decoder does not work here, or the sound has
+            another rate.
+        ShardError: samples have no sound, and ``sound`` refuses them.
+    """
+    samples = checked_samples(samples, shards)
+    if sound is not None:
+        sound.check(shards, samples)
+    placing = ViewPlacing(shards, clip, samples=samples, views=views)
+    dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, sound=sound, placing=placing)
+    batches = SequentialBatches(len(placing.table), batch_size=batch_size, world_size=world_size, rank=rank)
+    return _loader(
+        dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=pin_memory, worker_init=worker_init
+    )
+
+
+def checked_samples(samples: Sequence[int] | np.ndarray, shards: ShardSet) -> np.ndarray:
+    """Sample numbers as int64 [N].
+
+    Raises:
+        ConfigError: there are none, one is not in the shards, or one stands there twice.
+    """
+    numbers = np.asarray(samples, dtype=np.int64)
+    if numbers.ndim != 1 or not len(numbers):
+        raise ConfigError(f"samples: {numbers.shape} numbers were given; give a list with at least one sample")
+    if numbers.min() < 0 or numbers.max() >= len(shards):
+        raise ConfigError(
+            f"samples: numbers from {numbers.min()} to {numbers.max()} were given, {shards.folder} holds"
+            f" {len(shards)}; they must lie in [0, {len(shards)})"
+        )
+    if len(np.unique(numbers)) != len(numbers):
+        raise ConfigError(f"samples: {len(numbers) - len(np.unique(numbers))} of {len(numbers)} stand there twice")
+    return numbers
+
+
+def add_labels(batch: ClipBatch, labels: Sequence[Mapping[str, Any]], *, instead: int) -> None:
+    """Gives a batch the labels of its samples; the grey clip, which stands for none, gets those of ``instead``."""
+    samples = [] if batch.sample is None else batch.sample.tolist()
+    batch.labels = [labels[instead if sample < 0 else sample] for sample in samples]
+
+
 def _loader(
     dataset: ClipDataset,
     batches: PositionSampler | SequentialBatches,
@@ -312,14 +318,11 @@ def _loader(
     pin_memory: bool,
     worker_init: Callable[[int], None] | None,
 ) -> DataLoader:
-    side = dataset.shards.recipe.size
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=partial(
-            collate, shape=(dataset.clip.num_frames, side, side, 3), with_sound=dataset.sound is not None
-        ),
+        collate_fn=dataset.collate,
         pin_memory=pin_memory,
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,

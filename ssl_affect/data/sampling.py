@@ -6,6 +6,7 @@ there the last frame of a video is never reached, the spacing is ``span / 15`` i
 random (spec of MAE-DFER, section 14).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -52,6 +53,26 @@ class Draws:
     def choice(self, options: Sequence[Item]) -> Item:
         """One of the options, all equally likely."""
         return options[self.below(len(options))]
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A number in [low, high)."""
+        return low + (high - low) * ((int(self._philox.random_raw()) >> 11) / 2.0**53)
+
+    def normal(self, mean: float = 0.0, std: float = 1.0) -> float:
+        """A number of a normal distribution (Box and Muller, 1958)."""
+        radius = math.sqrt(-2.0 * math.log(1.0 - self.uniform()))
+        return mean + std * radius * math.cos(2.0 * math.pi * self.uniform())
+
+    def beta(self, a: float, b: float) -> float:
+        """A number of the beta distribution with two positive parameters (Cheng, 1978, algorithm BA)."""
+        total, smaller = a + b, min(a, b)
+        spread = 1.0 / smaller if smaller <= 1.0 else math.sqrt((total - 2.0) / (2.0 * a * b - total))
+        while True:
+            u, v = (self.uniform(2.0**-54) for _ in range(2))
+            log_odds = spread * (math.log(u) - math.log1p(-u))
+            w = a * math.exp(min(log_odds, 600.0))  # where floats end the result is 1 anyway
+            if total * math.log(total / (b + w)) + (a + 1.0 / spread) * log_odds - math.log(4.0) >= math.log(u * u * v):
+                return w / (b + w)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -147,6 +168,31 @@ def test_indices(num_frames: int, clip: ClipSpec, num_segments: int) -> np.ndarr
     else:
         starts = [int(segment * (room / (num_segments - 1))) for segment in range(num_segments)]
     return np.stack([base[start : start + clip.num_frames] for start in starts])
+
+
+def frame_windows(num_frames: int, clip: ClipSpec) -> np.ndarray:
+    """Clips that together show every frame of a video, for one prediction per frame, int64 [W, T].
+
+    The stride stays that of training. The frames p, p + stride, p + 2 stride, ... for p = 0 to stride - 1 are each cut into
+    clips of T frames, the last of which ends with the last such frame and overlaps the one before. Where there are fewer
+    frames the last one is repeated up to T; :func:`is_new_frame` tells repeats. A proposal: the papers predict clips.
+    """
+    _check_frames(num_frames)
+    windows = []
+    for phase in range(min(clip.stride, num_frames)):
+        frames = np.arange(phase, num_frames, clip.stride)
+        frames = np.pad(frames, (0, max(0, clip.num_frames - len(frames))), mode="edge")
+        last = len(frames) - clip.num_frames
+        windows += [frames[at : at + clip.num_frames] for at in (*range(0, last, clip.num_frames), last)]
+    return np.stack(windows)
+
+
+def is_new_frame(frames: np.ndarray) -> np.ndarray:
+    """Where a clip shows another frame than one step before, bool like ``frames`` [..., T].
+
+    Clips of short videos are padded by their last frame; what is counted per frame counts the first showing only.
+    """
+    return np.concatenate([np.ones_like(frames[..., :1], dtype=bool), frames[..., 1:] != frames[..., :-1]], axis=-1)
 
 
 class View(NamedTuple):

@@ -5,7 +5,6 @@ found from the time stamps of frames and never by counting them, so that any fra
 step.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,12 +12,11 @@ import numpy as np
 
 from ssl_affect.data.audio import decode_flac
 from ssl_affect.data.audio_augment import WaveAugment
-from ssl_affect.data.sampling import clip_sound_frames
 from ssl_affect.data.schema import SampleFacts
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.errors import ConfigError, DecodeError, ShardError
 from ssl_affect.files import sha256_bytes
-from ssl_affect.types import AudioSpec, ClipSpec
+from ssl_affect.types import AudioSpec
 
 MIN_SAMPLES = 1025  # shorter sound says nothing; the published code takes another video then
 
@@ -57,8 +55,12 @@ class SoundSettings:
         if self.missing not in ("leave_out", "refuse"):
             raise ConfigError(f"missing_audio={self.missing!r} is unknown; choose 'leave_out' or 'refuse'")
 
-    def check(self, shards: ShardSet) -> None:
+    def check(self, shards: ShardSet, samples: np.ndarray | None = None) -> None:
         """Refuses shards that do not fit; reads nothing but their recipe and index.
+
+        Args:
+            shards: The shard set.
+            samples: Numbers of the samples that will be read; None for all.
 
         Raises:
             ConfigError: their sound has another rate than the model hears. Nothing is resampled while reading, where it
@@ -72,11 +74,12 @@ class SoundSettings:
                 f" {self.spec.sample_rate}; sound is resampled when shards are built, so build them again with a recipe"
                 f" that says sample_rate={self.spec.sample_rate}"
             )
-        silent = shards.without("flac")
+        silent = shards.without("flac") if samples is None else np.intersect1d(shards.without("flac"), samples)
         if len(silent) and self.missing == "refuse":
             names = ", ".join(shards.key(int(i)) for i in silent[:5]) + (", ..." if len(silent) > 5 else "")
+            count = len(shards) if samples is None else len(samples)
             raise ShardError(
-                f"{shards.folder}: {len(silent)} of {len(shards)} samples have no sound ({names}) and"
+                f"{shards.folder}: {len(silent)} of {count} samples have no sound ({names}) and"
                 " missing_audio='refuse' allows none; build the shards without them, or say missing_audio='leave_out'"
                 " to learn from their pictures alone"
             )
@@ -87,18 +90,11 @@ def frame_end_s(facts: SampleFacts, frame: int) -> float:
     return facts.times_s[frame + 1] if frame + 1 < facts.num_frames else facts.duration_s
 
 
-def sound_window(facts: SampleFacts, indices: Sequence[int] | np.ndarray, clip: ClipSpec) -> tuple[float, float]:
-    """Start and end of the sound of a clip in seconds on the sample's clock, as in the published pretraining.
+def stretch_s(facts: SampleFacts, first: int, last: int) -> tuple[float, float]:
+    """From the start of one frame to the end of another, in seconds on the sample's clock.
 
-    From the start of the first frame to the end of the frame one stride after the last one: 16 frames at every fourth of
-    25 a second give 2.60 s.
-
-    Args:
-        facts: Of the sample.
-        indices: Frames of the clip.
-        clip: What a clip is.
+    16 frames at every fourth of 25 a second, bounded by :func:`~ssl_affect.data.sampling.clip_sound_frames`, give 2.60 s.
     """
-    first, last = clip_sound_frames(indices, facts.num_frames, clip)
     return facts.times_s[first], frame_end_s(facts, last)
 
 
