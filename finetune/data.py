@@ -52,7 +52,8 @@ class LabelledClips(ClipData):
     Attributes:
         samples: All samples of the shards by their numbers.
         parts: Which of them are trained on, validated on and tested on.
-        undecodable: Key -> what was wrong, for the samples of evaluations on this rank.
+        undecodable: Part -> key -> what was wrong, for evaluations on this rank. No figure may count such a sample, not
+            even by those of its views that could be decoded.
 
     Raises:
         ConfigError: an argument is out of range, or the split is not possible.
@@ -102,7 +103,7 @@ class LabelledClips(ClipData):
             self.sound = SoundSettings(spec=audio, augment=wave_augment, missing=missing_audio)
             for name in PART_NAMES:
                 self.sound.check(self.shards, getattr(self.parts, name))
-        self.undecodable: dict[str, BadClip] = {}
+        self.undecodable: dict[str, dict[str, BadClip]] = {}
         self._validation: DataLoader | None = None
 
     @property
@@ -205,6 +206,7 @@ class LabelledClips(ClipData):
                 world_size=getattr(trainer, "world_size", 1),
                 rank=getattr(trainer, "global_rank", 0),
                 num_workers=self.workers(),
+                pin_memory=torch.cuda.is_available(),
                 decoder=self.decoder,
                 worker_init=shield_worker,
                 sound=self.sound,
@@ -219,13 +221,14 @@ class LabelledClips(ClipData):
                 yield batch
 
     def _check_decoded(self, batch: ClipBatch, part: str, num_samples: int) -> None:
-        self.undecodable.update((clip.key, clip) for clip in batch.bad)
-        if batch.bad and len(self.undecodable) > self.max_bad_evaluation * num_samples:
-            rows = "\n".join(
-                f"  {clip.shard} {clip.key}: {clip.reason}" for clip in list(self.undecodable.values())[:50]
-            )
+        if not batch.bad:
+            return
+        bad = self.undecodable.setdefault(part, {})
+        bad.update((clip.key, clip) for clip in batch.bad)
+        if len(bad) > self.max_bad_evaluation * num_samples:
+            rows = "\n".join(f"  {clip.shard} {clip.key}: {clip.reason}" for clip in list(bad.values())[:50])
             raise ShardError(
-                f"{len(self.undecodable)} of {num_samples} samples of the {part} part cannot be decoded, more than"
+                f"{len(bad)} of {num_samples} samples of the {part} part cannot be decoded, more than"
                 f" data.max_bad_evaluation={self.max_bad_evaluation} allows; a figure over the others would be of another"
                 f" test set. Run `ssl-affect shards verify`, build the shards again, or raise it:\n{rows}"
             )

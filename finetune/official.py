@@ -64,10 +64,17 @@ def official_fold(
 
 def subject_of(protocol: Protocol | None, unit: Unit) -> str | None:
     """Who is seen: what the shards say, else what the clip id says where the protocol reads subjects from it."""
-    if unit.subject is not None or protocol is None:
-        return unit.subject
-    rule = protocol.fold_rule
-    if rule.group != "subject" or rule.group_pattern is None:
+    return unit.subject or _in_id(protocol, unit, "subject")
+
+
+def session_of(protocol: Protocol | None, unit: Unit) -> str | None:
+    """The session that the clip id names, where the folds of the protocol go by session."""
+    return _in_id(protocol, unit, "session")
+
+
+def _in_id(protocol: Protocol | None, unit: Unit, group: str) -> str | None:
+    rule = protocol.fold_rule if protocol is not None else None
+    if rule is None or rule.group != group or rule.group_pattern is None:
         return None
     match = re.search(rule.group_pattern, unit.name)
     return match[1] if match else None
@@ -113,21 +120,22 @@ def _note_missing(
 ) -> None:
     """Compares the fold with the official sizes, and names what the build is known to have left out."""
     lost = sorted(set(_quarantined_ids(protocol, quarantined)) - set(units) - set(variant.excluded))
+    named = f" ({len(lost)} quarantined: {some(lost)})" if lost else ""
     if lost:
         notes.append(f"{len(lost)} clips of {protocol.name} are quarantined and missing: {some(lost)}")
     facts = next((entry for entry in variant.folds if entry.name == fold.name), None)
     if facts is None or facts.unit != "clips" or evidence_tag(facts.evidence) == "from memory":
+        spec.check_missing(len(lost), len(units) + len(lost), f"of {protocol.name} are missing{named}")
         return
     found = {"train": len(fold.train), "validation": len(fold.validation), "test": len(fold.test)}
     official = {name: getattr(facts, name) for name in found if getattr(facts, name) is not None}
     different = {name: count for name, count in official.items() if found[name] != count}
-    if not different:
-        return
-    text = ", ".join(f"{found[name]} of {count} {name} clips" for name, count in different.items())
-    notes.append(f"{protocol.name} ({variant.name}), fold {fold.name} is not complete: {text}")
-    missing = sum(max(0, count - found[name]) for name, count in different.items())
-    named = f" ({len(lost)} quarantined: {some(lost)})" if lost else ""
-    spec.check_missing(missing, sum(official.values()), f"of {protocol.name}, fold {fold.name} are missing{named}")
+    if different:
+        text = ", ".join(f"{found[name]:,} of {count:,} {name} clips" for name, count in different.items())
+        notes.append(f"{protocol.name} ({variant.name}), fold {fold.name} is not as published: {text}")
+        missing = sum(max(0, count - found[name]) for name, count in different.items())
+        what = f"of {protocol.name}, fold {fold.name} are missing{named}"
+        spec.check_missing(missing, sum(official.values()), what)
 
 
 def _quarantined_ids(protocol: Protocol, quarantined: Sequence[tuple[str, str]]) -> list[str]:

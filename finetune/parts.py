@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune.official import official_fold, subject_of
+from finetune.official import official_fold, session_of, subject_of
 from finetune.split import SplitSpec, Unit, make_units, some
 from ssl_affect.data.samples import Sample, read_quarantined, read_samples
 from ssl_affect.data.shardset import ShardSet
@@ -136,9 +136,8 @@ def make_parts(
         if quarantined:
             names = sorted({name for name, _ in quarantined})
             notes.append(f"{len(names)} sources went into the shards only in part or not at all: {some(names)}")
-    subjects = {name: subject_of(protocol, unit) for name, unit in units.items()}
-    fold, grouped_by = _with_validation(fold, units, subjects, spec, notes)
-    report = _independence(fold, subjects, protocol)
+    fold, grouped_by = _with_validation(fold, units, spec, notes, protocol)
+    report = _independence(fold, {name: subject_of(protocol, unit) for name, unit in units.items()}, protocol)
     notes += _absent_classes(fold, units, protocol, spec)
     for note in notes:
         logger.warning("%s", note)
@@ -160,8 +159,7 @@ def _own_fold(units: Mapping[str, Unit], spec: SplitSpec, notes: list[str]) -> F
     if spec.column is not None:
         return _column_fold(units, spec.column, spec, notes)
     names = sorted(units)
-    subjects = {name: unit.subject for name, unit in units.items()}
-    rest, test = cut_validation(names, _groups(names, units, subjects, spec)[0], spec.test_share or 0.0, spec.seed)
+    rest, test = cut_validation(names, _groups(names, units, spec, None)[0], spec.test_share or 0.0, spec.seed)
     return Fold(name="cut", train=tuple(rest), test=tuple(test))
 
 
@@ -198,37 +196,44 @@ def _column_fold(units: Mapping[str, Unit], column: str, spec: SplitSpec, notes:
 
 
 def _with_validation(
-    fold: Fold, units: Mapping[str, Unit], subjects: Mapping[str, str | None], spec: SplitSpec, notes: list[str]
+    fold: Fold, units: Mapping[str, Unit], spec: SplitSpec, notes: list[str], protocol: Protocol | None
 ) -> tuple[Fold, str]:
     """The fold with a validation part: the owner's, or one that is cut from the training part."""
-    groups, grouped_by = _groups(fold.train, units, subjects, spec)
     if fold.validation:
         notes.append(f"fold {fold.name}: the validation part is the one that came with the data, nothing was cut")
-        return fold, grouped_by
+        return fold, "the owner"
+    groups, grouped_by = _groups(fold.train, units, spec, protocol)
     if spec.validation_share == 0:
-        return fold, grouped_by
+        return fold, "no validation part"
     train, validation = cut_validation(fold.train, groups, spec.validation_share, spec.seed)
     return replace(fold, train=tuple(train), validation=tuple(validation)), grouped_by
 
 
 def _groups(
-    names: Sequence[str], units: Mapping[str, Unit], subjects: Mapping[str, str | None], spec: SplitSpec
+    names: Sequence[str], units: Mapping[str, Unit], spec: SplitSpec, protocol: Protocol | None
 ) -> tuple[list[str], str]:
     """Group of every clip, and what the groups are."""
-    known = sum(subjects[name] is not None for name in names)
-    if spec.group == "subject" and known < len(names):
-        unknown = [name for name in names if subjects[name] is None]
-        raise ProtocolError(
-            f"split.group='subject': {len(unknown)} of {len(names)} clips have no subject: {some(unknown)}; build the"
-            " shards with a column subject, or say group: auto to go by source where nobody is known"
-        )
+    found = [_group(units[name], spec, protocol) for name in names]
+    kinds = [kind for kind in ("subject", "session", "source", "sample") if any(kind == group[0] for group in found)]
+    return [":".join(group) for group in found], " or ".join(kinds)
+
+
+def _group(unit: Unit, spec: SplitSpec, protocol: Protocol | None) -> tuple[str, str]:
+    """What of a clip no cut divides, as (kind, name)."""
     if spec.group == "sample":
-        return list(names), "sample"
-    by_source = spec.group == "source" or not known
-    if by_source:
-        return [units[name].source for name in names], "source"
-    groups = [f"source:{units[name].source}" if (who := subjects[name]) is None else f"subject:{who}" for name in names]
-    return groups, "subject" if known == len(names) else "subject, or source where nobody is known"
+        return "sample", unit.name
+    if spec.group == "source":
+        return "source", unit.source
+    subject = subject_of(protocol, unit)
+    if subject is not None:
+        return "subject", subject
+    if spec.group == "subject":
+        raise ProtocolError(
+            f"split.group='subject': the clip {unit.name!r} has no subject; build the shards with a column subject, or say"
+            " group: auto to go by source where nobody is known"
+        )
+    session = session_of(protocol, unit)
+    return ("source", unit.source) if session is None else ("session", session)
 
 
 def _independence(fold: Fold, subjects: Mapping[str, str | None], protocol: Protocol | None) -> IndependenceReport:
@@ -237,8 +242,12 @@ def _independence(fold: Fold, subjects: Mapping[str, str | None], protocol: Prot
         return check_independence(fold, subjects)
     if protocol.independence.unit == "subject":
         return check_independence(fold, subjects, what=protocol.name)
-    report = check_independence(fold, None, what=protocol.name)  # clips are checked
-    return IndependenceReport(checked=False, statement=f"{report.statement}. {protocol.independence.note}")
+    check_independence(fold, None, what=protocol.name)  # no clip stands in two parts
+    trained, tested = ({subjects[name] for name in part} - {None} for part in (fold.train + fold.validation, fold.test))
+    statement = f"{protocol.name}, fold {fold.name}: {protocol.independence.note}"
+    if tested:
+        statement += f" Of {len(tested)} known subjects of the test part {len(tested & trained)} are trained on."
+    return IndependenceReport(checked=False, statement=statement)
 
 
 def _absent_classes(fold: Fold, units: Mapping[str, Unit], protocol: Protocol | None, spec: SplitSpec) -> list[str]:

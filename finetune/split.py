@@ -125,9 +125,14 @@ class Unit:
         """Label of the clip in a column; None where it is missing.
 
         Raises:
+            ConfigError: the column has one label per frame.
             ProtocolError: samples of the clip have different ones.
         """
         first, *rest = (sample.labels.get(column) for sample in self.samples)
+        if isinstance(first, list):
+            raise ConfigError(
+                f"{column!r} has one label per frame (clip {self.name!r}); a split needs a column with one per clip"
+            )
         if any(other != first for other in rest):
             raise ProtocolError(
                 f"the samples of {self.name!r} have different labels in {column!r}: {first!r} and"
@@ -143,10 +148,6 @@ class Unit:
             ProtocolError: samples of the clip have different ones.
         """
         value = self.value(column)
-        if isinstance(value, list):
-            raise ConfigError(
-                f"{column!r} has one label per frame (clip {self.name!r}); a split needs a column with one per clip"
-            )
         if value is None or value == "" or value != value:
             return None
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

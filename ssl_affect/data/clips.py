@@ -3,7 +3,6 @@
 A clip depends on (seed, position) and on nothing else, not on workers, ranks or what was read before.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,7 +46,11 @@ class Augmented(Protocol):
         """Box to erase; height 0 for none."""
 
 
-Augment = Callable[[np.ndarray, Draws], Augmented]
+class Augment(Protocol):
+    """Changes the frames of a clip, uint8 [T, H, W, 3], and draws its crop; all it draws comes from ``draws``."""
+
+    def __call__(self, frames: np.ndarray, *, draws: Draws) -> Augmented:
+        """The augmented clip."""
 
 
 def read_clip(shards: ShardSet, index: int, indices: np.ndarray, *, decoder: str = "auto") -> np.ndarray:
@@ -173,7 +176,7 @@ class ClipDataset(Dataset):
         except DecodeError as error:
             return BadClip(self.shards.key(index), self.shards.shard_of(index), str(error))
         if self.augment is not None:
-            changed = self.augment(video, Draws(self.seed, position, AUGMENT_STREAM))
+            changed = self.augment(video, draws=Draws(self.seed, position, AUGMENT_STREAM))
             video, crop = changed.frames, changed.crop
             more |= {"flip": changed.flip, "erase": changed.erase}
         return {

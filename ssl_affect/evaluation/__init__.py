@@ -16,7 +16,7 @@ from ssl_affect.evaluation.predictions import Predictions, make_predictions
 from ssl_affect.evaluation.reading import ReadOptions, read_predictions
 from ssl_affect.evaluation.results import EvaluationResult
 from ssl_affect.evaluation.selection import check_monitor
-from ssl_affect.evaluation.views import ViewPrediction, merge_views
+from ssl_affect.evaluation.views import ViewPrediction, WindowPrediction, merge_frames, merge_views
 
 __all__ = [
     "Bootstrap",
@@ -24,10 +24,12 @@ __all__ = [
     "Predictions",
     "ReadOptions",
     "ViewPrediction",
+    "WindowPrediction",
     "abaw_multitask",
     "check_monitor",
     "evaluate",
     "make_predictions",
+    "merge_frames",
     "merge_views",
     "read_predictions",
     "split_missing",
