@@ -1,10 +1,11 @@
 """Labelled clips: what is trained on, and every view of what is validated and tested on, each exactly once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -48,6 +49,7 @@ class LabelledClips(ClipData):
         train_frames: ``even`` keeps the stride of training clips; ``reference`` spreads them as published.
         test_views: Clips per sample in a test, which cover it evenly; 2 as published.
         predict_batch_size: Clips per device and batch in evaluation; None takes ``batch_size``.
+        groups: Label columns by whose values results are told apart, such as ``sex`` or ``language``.
 
     Attributes:
         samples: All samples of the shards by their numbers.
@@ -80,6 +82,7 @@ class LabelledClips(ClipData):
         train_frames: Rule = "even",
         test_views: int = 2,
         predict_batch_size: int | None = None,
+        groups: Sequence[str] = (),
     ) -> None:
         super().__init__(shards=shards, clip=clip, batch_size=batch_size, seed=seed, num_workers=num_workers)
         if test_views < 1 or (predict_batch_size is not None and predict_batch_size < 1):
@@ -96,7 +99,11 @@ class LabelledClips(ClipData):
         self.train_frames: Rule = train_frames
         self.test_views = test_views
         self.predict_batch_size = predict_batch_size or batch_size
+        self.groups = tuple(groups)
         self.samples = read_samples(self.shards)
+        if absent := [name for name in self.groups if not any(name in sample.labels for sample in self.samples)]:
+            known = sorted({name for sample in self.samples for name in sample.labels})
+            raise ConfigError(f"data: no sample has the group columns {absent}; the shards have {', '.join(known)}")
         self.parts = make_parts(self.shards, split, samples=self.samples)
         self.sound = None
         if audio is not None:
@@ -132,6 +139,11 @@ class LabelledClips(ClipData):
     def source(self, sample: int) -> str:
         """Path of the file that a sample was cut from."""
         return self.samples[sample].source
+
+    def group(self, column: str, samples: Sequence[int]) -> np.ndarray:
+        """The values of a group column for some samples, str [n]; empty where there is none."""
+        values = [self.labels(sample).get(column) for sample in samples]
+        return np.array(["" if value is None else str(value) for value in values])
 
     def frame_times(self, sample: int) -> list[float]:
         """Times of the stored frames in the source, in seconds; read from the shard."""

@@ -188,6 +188,11 @@ class Task:
     # ---------------------------------------------------------------------------------------------------------------
     # Losses
 
+    @property
+    def needs_training_part(self) -> bool:
+        """Whether weights follow from the training part, so that :meth:`fit_weights` has to be called."""
+        return isinstance(self.spec.class_weights, str) or isinstance(self.spec.pos_weight, str)
+
     def fit_weights(self, targets: Targets) -> None:
         """Settles ``class_weights: inverse`` and ``pos_weight: balanced``; does nothing where neither is asked for.
 

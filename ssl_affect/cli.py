@@ -13,6 +13,7 @@ from ssl_affect.errors import SslAffectError
 COMMANDS: dict[str, tuple[str, str]] = {
     "shards": ("shards.cli:main", "build, verify, describe and look at shards of face clips"),
     "pretrain": ("pretrain.cli:main", "pretrain a model on shards"),
+    "finetune": ("finetune.cli:main", "finetune or probe a backbone on labelled shards, and test it"),
     "models": ("ssl_affect.models_cli:main", "list models, their sizes and their FLOPs"),
     "export": ("ssl_affect.export:main", "turn a training checkpoint into safetensors and a config"),
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),

@@ -47,9 +47,10 @@ class MetricsFile(Logger):
     def start_after(self, step: int) -> None:
         """Opens the file of a run that goes on after ``step``: rows of later steps are dropped.
 
-        They were written after the checkpoint that the run resumes from, and their steps are done again.
+        They were written after the checkpoint that the run resumes from, and their steps are done again. A run that starts
+        over does all of them again, also what is measured at step 0, before the first one.
         """
-        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step] if step else []
         self._columns = list(dict.fromkeys(name for row in rows for name in row))
         self._rewrite(rows)
 
