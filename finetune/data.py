@@ -1,9 +1,10 @@
 """Labelled clips: what is trained on, and every view of what is validated and tested on, each exactly once."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from finetune.parts import PART_NAMES, Part, make_parts
 from finetune.split import SplitSpec
 from ssl_affect.data.audio_augment import WaveAugment
+from ssl_affect.data.augment import AugmentSpec, augment_clip
 from ssl_affect.data.clips import BadClip, ClipBatch
 from ssl_affect.data.placing import Views
 from ssl_affect.data.reader import ClipStream, add_labels, view_loader
@@ -23,9 +25,6 @@ from ssl_affect.files import sha256_bytes
 from ssl_affect.training.callbacks.signals import shield_worker
 from ssl_affect.training.data import BAD_CLIPS_NAME, ClipData
 from ssl_affect.types import AudioSpec, ClipSpec
-
-if TYPE_CHECKING:
-    from ssl_affect.data.augment import AugmentSpec
 
 
 class LabelledClips(ClipData):
@@ -54,8 +53,8 @@ class LabelledClips(ClipData):
     Attributes:
         samples: All samples of the shards by their numbers.
         parts: Which of them are trained on, validated on and tested on.
-        undecodable: Part -> key -> what was wrong, for evaluations on this rank. No figure may count such a sample, not
-            even by those of its views that could be decoded.
+        undecodable: Key -> what was wrong, for the samples of evaluations on this rank. No figure may count such a sample,
+            not even by those of its views that could be decoded.
 
     Raises:
         ConfigError: an argument is out of range, or the split is not possible.
@@ -78,7 +77,7 @@ class LabelledClips(ClipData):
         audio: AudioSpec | None = None,
         wave_augment: WaveAugment | None = None,
         missing_audio: Literal["leave_out", "refuse"] = "leave_out",
-        augment: "AugmentSpec | None" = None,
+        augment: AugmentSpec | None = None,
         train_frames: Rule = "even",
         test_views: int = 2,
         predict_batch_size: int | None = None,
@@ -110,8 +109,9 @@ class LabelledClips(ClipData):
             self.sound = SoundSettings(spec=audio, augment=wave_augment, missing=missing_audio)
             for name in PART_NAMES:
                 self.sound.check(self.shards, getattr(self.parts, name))
-        self.undecodable: dict[str, dict[str, BadClip]] = {}
-        self._validation: DataLoader | None = None
+        self.undecodable: dict[str, BadClip] = {}
+        self._num_undecodable: Counter[str] = Counter()  # by part
+        self._validation: tuple[Any, DataLoader] | None = None
 
     @property
     def num_samples(self) -> int:
@@ -155,11 +155,7 @@ class LabelledClips(ClipData):
         if stage != "fit":
             return
         trainer: Any = self.trainer
-        augment = None
-        if self.augment is not None:
-            from ssl_affect.data.augment import augment_clip
-
-            augment = partial(augment_clip, spec=self.augment, size=self.clip.size)
+        augment = None if self.augment is None else partial(augment_clip, spec=self.augment, size=self.clip.size)
         self.stream = ClipStream(
             self.shards,
             self.clip,
@@ -204,9 +200,10 @@ class LabelledClips(ClipData):
             views = self.test_views if part == "test" else "validation"
         size = self.predict_batch_size if batch_size is None else batch_size
         samples = self.parts.part(part)
-        usual = part == "validation" and views == "validation" and batch_size is None
-        if usual and self._validation is not None:
-            loader = self._validation  # its workers live on from one validation to the next
+        # The workers of a validation live on until the next one.
+        settings = (views, size)
+        if part == "validation" and self._validation is not None and self._validation[0] == settings:
+            loader = self._validation[1]
         else:
             trainer: Any = self.trainer
             loader = view_loader(
@@ -223,8 +220,8 @@ class LabelledClips(ClipData):
                 worker_init=shield_worker,
                 sound=self.sound,
             )
-        if usual:
-            self._validation = loader
+        if part == "validation":
+            self._validation = (settings, loader)
         labels = [sample.labels for sample in self.samples]
         for batch in loader:
             self._check_decoded(batch, part, len(samples))
@@ -233,14 +230,16 @@ class LabelledClips(ClipData):
                 yield batch
 
     def _check_decoded(self, batch: ClipBatch, part: str, num_samples: int) -> None:
-        if not batch.bad:
-            return
-        bad = self.undecodable.setdefault(part, {})
-        bad.update((clip.key, clip) for clip in batch.bad)
-        if len(bad) > self.max_bad_evaluation * num_samples:
-            rows = "\n".join(f"  {clip.shard} {clip.key}: {clip.reason}" for clip in list(bad.values())[:50])
+        new = {clip.key: clip for clip in batch.bad if clip.key not in self.undecodable}
+        self.undecodable |= new
+        self._num_undecodable[part] += len(new)
+        bad = self._num_undecodable[part]
+        if batch.bad and bad > self.max_bad_evaluation * num_samples:
+            rows = "\n".join(
+                f"  {clip.shard} {clip.key}: {clip.reason}" for clip in list(self.undecodable.values())[-50:]
+            )
             raise ShardError(
-                f"{len(bad)} of {num_samples} samples of the {part} part cannot be decoded, more than"
+                f"{bad} of {num_samples} samples of the {part} part cannot be decoded, more than"
                 f" data.max_bad_evaluation={self.max_bad_evaluation} allows; a figure over the others would be of another"
                 f" test set. Run `ssl-affect shards verify`, build the shards again, or raise it:\n{rows}"
             )
