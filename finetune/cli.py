@@ -54,9 +54,9 @@ def main(argv: list[str]) -> int:
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the joint results")
     options = parser.parse_args(rest)
     if command == "test":
-        from finetune.fit import test_run
+        from finetune.fit import run_test
 
-        test_run(options.runs[0], options.device)
+        run_test(options.runs[0], options.device)
     elif command == "join":
         from finetune.testing import join_runs
 

@@ -22,12 +22,11 @@ class FinetuneCLI(RunCLI):
     purpose = "Finetunes or probes a backbone on labelled clips."
     base_config = CONFIGS / "finetune" / "base.yaml"
     module_class = Finetuning
-    many_modules = False
     data_class = LabelledClips
     links = (
-        ("data.clip", "model.clip"),
-        ("data.audio", "model.audio"),
-        ("seed_everything", "model.seed"),
+        ("data.clip", "model.init_args.clip"),
+        ("data.audio", "model.init_args.audio"),
+        ("seed_everything", "model.init_args.seed"),
         ("seed_everything", "data.seed"),
     )
     parts = {"validation": Selection}  # noqa: RUF012  # as in the base class

@@ -52,7 +52,7 @@ class FinalTest(StepCallback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Tests; a run that was stopped is tested when it has been continued to its end."""
         if trainer.global_step >= trainer.max_steps:
-            test_model(pl_module, pl_module.datamodule, self.folder, trainer.precision_plugin.forward_context)
+            write_model_test(pl_module, pl_module.datamodule, self.folder, trainer.precision_plugin.forward_context)
 
 
 def fit_finetuning(cli: FinetuneCLI) -> int:
@@ -65,11 +65,11 @@ def fit_finetuning(cli: FinetuneCLI) -> int:
         from finetune.frozen_run import fit_frozen_run
 
         return fit_frozen_run(cli)
-    cli.trainer.callbacks.insert(-1, FinalTest(cli.run_folder))
+    cli.trainer.callbacks.insert(-1, FinalTest(cli.run_folder))  # type: ignore[attr-defined]
     return fit(cli, write_report)
 
 
-def test_run(folder: Path, device: str) -> None:
+def run_test(folder: Path, device: str) -> None:
     """Tests a run again from its checkpoints.
 
     Args:
@@ -90,7 +90,7 @@ def test_run(folder: Path, device: str) -> None:
     cli.model.load_state_dict(checkpoint["state_dict"])
     cli.model.to(device)
     fit_task_weights(cli.model, cli.datamodule)
-    test_model(cli.model, cli.datamodule, folder)
+    write_model_test(cli.model, cli.datamodule, folder)
     write_report(folder)
 
 
@@ -113,7 +113,7 @@ def fit_task_weights(module: Finetuning, data: LabelledClips) -> None:
         task.fit_weights(Targets(values, masks))
 
 
-def test_model(
+def write_model_test(
     module: Finetuning,
     data: LabelledClips,
     folder: Path,
@@ -178,5 +178,5 @@ def _again(folder: Path, checkpoint: dict[str, Any]) -> list[str]:
     }
     return [
         "--config", str(folder / "config.yaml"), "--run", str(folder),
-        "--model.pretrained=null", f"--model.arch={json.dumps(arch)}",
+        "--model.init_args.pretrained=null", f"--model.init_args.arch={json.dumps(arch)}",
     ]  # fmt: skip

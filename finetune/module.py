@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from ssl_affect.data.augment import prepare_augmented
 from torch import Tensor
 
 from finetune.mixup import MixSpec, mix_batch
 from finetune.tasks import Targets, Task, TaskSpec, make_task, mix_targets
 from finetune.tuning import FrameHead, TuningSpec, apply_tuning
+from ssl_affect.data.augment import prepare_augmented
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.sampling import Draws
 from ssl_affect.data.spectrogram import LogMel
@@ -157,7 +157,7 @@ class Finetuning(TrainedModule):
         Raises:
             ConfigError: the batch has no labels.
         """
-        if batch.labels is None:
+        if batch.labels is None or batch.frames is None:
             raise ConfigError("the clips have no labels; finetuning reads them through finetune.data.LabelledClips")
         found = {}
         for task in self.tasks:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from finetune.data import LabelledClips
 from finetune.module import Finetuning
@@ -14,8 +15,9 @@ from finetune.parts import Part
 from finetune.tasks import Targets, Task
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.placing import Views
-from ssl_affect.data.sampling import is_new_frame
+from ssl_affect.errors import ConfigError
 from ssl_affect.evaluation import Predictions, ViewPrediction, make_predictions, merge_views
+from ssl_affect.evaluation.views import WindowPrediction, merge_frames
 from ssl_affect.training.ranks import of_all_ranks
 
 
@@ -25,13 +27,13 @@ class Collected:
 
     Args:
         views: Task -> one entry per clip and view.
-        frames: Task -> (sample, frame) -> outputs of the windows that show the frame, each with the window's number.
+        windows: Task -> one entry per sample and window.
         losses: Name -> sum over clips.
         clips: Clips so far.
     """
 
     views: dict[str, list[ViewPrediction]] = field(default_factory=dict)
-    frames: dict[str, dict[tuple[int, int], list[tuple[int, np.ndarray]]]] = field(default_factory=dict)
+    windows: dict[str, list[WindowPrediction]] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     clips: int = 0
 
@@ -75,7 +77,7 @@ def predict(
     for task in module.clip_tasks:
         found[task.name] = _of_clips(task, data, [view for rank in ranks for view in rank.views.get(task.name, [])])
     for task in module.frame_tasks:
-        found[task.name] = _of_frames(task, data, [rank.frames.get(task.name, {}) for rank in ranks])
+        found[task.name] = _of_frames(task, data, [w for rank in ranks for w in rank.windows.get(task.name, [])])
     clips = max(1, sum(rank.clips for rank in ranks))
     names = dict.fromkeys(name for rank in ranks for name in rank.losses)
     return found, {name: sum(rank.losses.get(name, 0.0) for rank in ranks) / clips for name in names}
@@ -94,24 +96,25 @@ def _run(module: Finetuning, batches: Iterable[ClipBatch], tasks: list[Task], mi
             mine.losses["loss"] = mine.losses.get("loss", 0.0) + loss
             rows = values.cpu().numpy().astype(np.float64)
             if task.spec.per_frame:
-                _keep_frames(mine.frames.setdefault(task.name, {}), batch, rows)
+                frames = np.array(_numbers(batch.frames))
+                mine.windows.setdefault(task.name, []).extend(
+                    WindowPrediction(key, view, *of_clip)
+                    for key, view, *of_clip in zip(batch.key, _numbers(batch.view), frames, rows, strict=True)
+                )
             else:
                 labels = _labels(targets[task.name], task)
                 mine.views.setdefault(task.name, []).extend(
-                    ViewPrediction(key, int(view), 0, row, label)
-                    for key, view, row, label in zip(batch.key, batch.view, rows, labels, strict=True)
+                    ViewPrediction(key, view, 0, row, label)
+                    for key, view, row, label in zip(batch.key, _numbers(batch.view), rows, labels, strict=True)
                 )
 
 
-def _keep_frames(
-    kept: dict[tuple[int, int], list[tuple[int, np.ndarray]]], batch: ClipBatch, outputs: np.ndarray
-) -> None:
-    """Adds the outputs of every frame that is shown for the first time in its window."""
-    frames = batch.frames.numpy()
-    new = is_new_frame(frames)
-    for row, (sample, view) in enumerate(zip(batch.sample.tolist(), batch.view.tolist(), strict=True)):
-        for at in np.flatnonzero(new[row]).tolist():
-            kept.setdefault((sample, int(frames[row, at])), []).append((view, outputs[row, at]))
+def _numbers(tensor: Tensor | None) -> list[Any]:
+    """What a batch of labelled clips always has, as plain numbers."""
+    if tensor is None:
+        raise ConfigError("the batch does not say which samples, views and frames it holds; read it with LabelledClips")
+    numbers: list[Any] = tensor.tolist()
+    return numbers
 
 
 def _labels(targets: Targets, task: Task) -> np.ndarray:
@@ -128,37 +131,21 @@ def _of_clips(task: Task, data: LabelledClips, views: list[ViewPrediction]) -> P
     return _predictions(task, data, [by_key[key] for key in merged.ids], merged.labels, merged.probabilities)
 
 
-def _of_frames(
-    task: Task, data: LabelledClips, of_ranks: list[dict[tuple[int, int], list[tuple[int, np.ndarray]]]]
-) -> Predictions:
-    """One row per frame; a frame that several windows show has the mean of their scores, whatever rank they came from."""
-    joint: dict[tuple[int, int], dict[int, np.ndarray]] = {}
-    for of_rank in of_ranks:
-        for place, outputs in of_rank.items():
-            joint.setdefault(place, {}).update(dict(outputs))
-    places = sorted(joint)
-    means = [
-        torch.stack([task.scores(torch.from_numpy(joint[p][view])) for view in sorted(joint[p])]).mean(0)
-        for p in places
-    ]
-    samples, frames = [sample for sample, _ in places], [frame for _, frame in places]
-    labels = np.concatenate(
-        [
-            _labels(task.encode_frames([data.labels(sample)], torch.tensor([of_sample])), task)[0]
-            for sample, of_sample in _grouped(places)
-        ]
-    )
-    times = {sample: data.frame_times(sample) for sample in dict.fromkeys(samples)}
-    seconds = np.array([times[sample][frame] for sample, frame in zip(samples, frames, strict=True)])
-    return _predictions(task, data, samples, labels, torch.stack(means).double().numpy(), seconds)
-
-
-def _grouped(places: list[tuple[int, int]]) -> list[tuple[int, list[int]]]:
-    """Sorted (sample, frame) pairs as (sample, its frames)."""
-    found: dict[int, list[int]] = {}
-    for sample, frame in places:
-        found.setdefault(sample, []).append(frame)
-    return list(found.items())
+def _of_frames(task: Task, data: LabelledClips, windows: list[WindowPrediction]) -> Predictions:
+    """One row per stored frame."""
+    by_key = {sample.key: number for number, sample in enumerate(data.samples)}
+    given = dict.fromkeys(window.sample_id for window in windows)
+    counts = {key: data.samples[by_key[key]].num_frames for key in given}
+    merged = merge_frames(windows, num_frames=counts, activation=task.activation)
+    samples, labels, times = [], [], []
+    for key, count in counts.items():
+        number = by_key[key]
+        samples += [number] * count
+        every = torch.arange(count).unsqueeze(0)
+        labels.append(_labels(task.encode_frames([data.labels(number)], every, [key]), task)[0])
+        times += data.frame_times(number)
+    scores = np.concatenate([merged.values[key] for key in counts])
+    return _predictions(task, data, samples, np.concatenate(labels), scores, np.array(times))
 
 
 def _predictions(

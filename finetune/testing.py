@@ -82,7 +82,8 @@ def join_runs(folders: Sequence[Path], out: Path, *, dataset: str | None = None)
         for name in ("tasks", "rules"):
             if values[name] != facts[0][name]:
                 raise ConfigError(
-                    f"{folder}: tested with {name} {values[name]}, {folders[0]} with {facts[0][name]}; join runs of one recipe"
+                    f"{folder}: tested with {name} {values[name]}, {folders[0]} with {facts[0][name]}; join runs of one"
+                    " recipe"
                 )
     found: dict[str, dict[str, Predictions]] = {rule: {} for rule in facts[0]["rules"]}
     for task, about in facts[0]["tasks"].items():

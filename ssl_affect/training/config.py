@@ -44,11 +44,10 @@ class RunCLI(LightningCLI):
         command: What the user types, for messages.
         purpose: What it does, for ``--help``.
         base_config: The config that comes before all others.
-        module_class: The module, or the base of those that ``model.class_path`` may name.
+        module_class: The module, or the base of those that ``model.class_path`` names.
         data_class: The data module.
         links: Values that exist once although two classes need them: (where it is given, where it goes).
         parts: Callbacks with keys of their own, by the name of their group.
-        many_modules: Whether ``model.class_path`` chooses among subclasses of ``module_class``.
         key_classes: Further classes whose arguments are keys of a config; for the closest name of a misspelt one.
     """
 
@@ -59,7 +58,6 @@ class RunCLI(LightningCLI):
     data_class: ClassVar[type]
     links: ClassVar[Sequence[tuple[str, str]]]
     parts: ClassVar[Mapping[str, type[Callback]]] = {}
-    many_modules: ClassVar[bool] = True
     key_classes: ClassVar[Sequence[Callable[..., Any]]] = ()
 
     def __init__(self, argv: list[str]) -> None:
@@ -67,7 +65,7 @@ class RunCLI(LightningCLI):
             self.module_class,
             self.data_class,
             trainer_class=run_trainer,
-            subclass_mode_model=self.many_modules,
+            subclass_mode_model=True,
             run=False,
             args=argv,
             seed_everything_default=0,
