@@ -136,8 +136,10 @@ def make_parts(
         if quarantined:
             names = sorted({name for name, _ in quarantined})
             notes.append(f"{len(names)} sources went into the shards only in part or not at all: {some(names)}")
+    subjects = {name: subject_of(protocol, unit) for name, unit in units.items()}
+    _independence(fold, subjects, protocol)  # a fold that leaks is told so before anything is cut from it
     fold, grouped_by = _with_validation(fold, units, spec, notes, protocol)
-    report = _independence(fold, {name: subject_of(protocol, unit) for name, unit in units.items()}, protocol)
+    report = _independence(fold, subjects, protocol)
     notes += _absent_classes(fold, units, protocol, spec)
     for note in notes:
         logger.warning("%s", note)
