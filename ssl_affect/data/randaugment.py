@@ -4,19 +4,23 @@ The set of operations is the one whose effect grows with the magnitude ("increas
 recipes have theirs; MAE-DFER, section 15.2). What is drawn and what is done are apart: operations are plain values.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
+import torch
+from einops import rearrange
 from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
 
 from ssl_affect.data.sampling import Draws
 from ssl_affect.errors import ConfigError
 
 _MAX_MAGNITUDE = 10.0
-_FILL = (128, 128, 128)  # of what a rotation or a shift uncovers
+_FILL = 128  # of what a rotation or a shift uncovers
 _SOLARIZE_ADD_BELOW = 128
 
 
@@ -97,61 +101,105 @@ def draw_operation(name: str, magnitude: float, draws: Draws) -> Operation:
 
 def apply_operations(frames: np.ndarray, operations: list[Operation]) -> np.ndarray:
     """Does the operations on every frame; uint8 [T, H, W, 3] in and out, the input is not changed."""
-    if not operations:
-        return frames
-    changed = []
-    for frame in frames:
-        image = Image.fromarray(frame)
-        for name, value in operations:
-            image = _OPERATIONS[name][0](image, value)
-        changed.append(np.asarray(image))
-    return np.stack(changed)
+    for name, value in operations:
+        frames = _OPERATIONS[name][0](frames, value)
+    return frames
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The operations: (image, argument) -> image
+# The operations: (frames, argument) -> frames
 
 
-def _affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
-    return image.transform(
-        image.size, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BICUBIC, fillcolor=_FILL
-    )
+def _each(function: Callable[[Image.Image], Image.Image], frames: np.ndarray) -> np.ndarray:
+    return np.stack([np.asarray(function(Image.fromarray(frame))) for frame in frames])
 
 
-def _posterize(image: Image.Image, bits: float) -> Image.Image:
+def _enhance(enhancer: type) -> Callable[[np.ndarray, float], np.ndarray]:
+    return lambda frames, by: _each(lambda image: enhancer(image).enhance(1.0 + by), frames)
+
+
+def _posterize(frames: np.ndarray, bits: float) -> np.ndarray:
     # No bits would be black frames, and Pillow refuses it: one is kept.
-    return ImageOps.posterize(image, max(1, int(bits)))
+    return frames & np.uint8(256 - (1 << (8 - max(1, int(bits)))))
 
 
-def _solarize_add(image: Image.Image, add: float) -> Image.Image:
-    table = [min(255, i + int(add)) if i < _SOLARIZE_ADD_BELOW else i for i in range(256)]
-    return image.point(table * 3)
+def _solarize(frames: np.ndarray, threshold: float) -> np.ndarray:
+    return np.where(frames < threshold, frames, 255 - frames)
+
+
+def _solarize_add(frames: np.ndarray, add: float) -> np.ndarray:
+    levels = np.arange(256)
+    return np.where(levels < _SOLARIZE_ADD_BELOW, np.minimum(255, levels + int(add)), levels).astype(np.uint8)[frames]
+
+
+def _rotate(frames: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotates around the middle, counter-clockwise."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    y, x = frames.shape[1] / 2, frames.shape[2] / 2
+    return affine(frames, (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y))
+
+
+def affine(frames: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
+    """Pillow's affine transform with its bicubic filter, for all frames at once: a third of the time, one grey level off.
+
+    The pixels that a result is made of are the same in every frame, so that they are looked up once.
+
+    Args:
+        frames: uint8 [T, H, W, 3].
+        matrix: (a, b, c, d, e, f): the result at (x, y) is the frame at (ax + by + c, dx + ey + f).
+    """
+    count, height, width, channels = frames.shape
+    a, b, c, d, e, f = matrix
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) + 0.5 for n in (height, width)), indexing="ij")
+    source_x, source_y = a * x + b * y + c, d * x + e * y + f
+    inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
+    columns, across = _cubic_taps(source_x[inside], width)
+    rows, down = _cubic_taps(source_y[inside], height)
+    places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    weights = (down[:, :, None] * across[:, None, :]).flatten(1).float()
+    table = rearrange(torch.from_numpy(frames), "t h w c -> (h w) (t c)").float()
+    values = torch.nn.functional.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
+    result = torch.full((height, width, count * channels), _FILL, dtype=torch.uint8)
+    result[inside] = values.clamp_(0, 255).to(torch.uint8)  # Pillow cuts fractions off too
+    return rearrange(result, "h w (t c) -> t h w c", t=count).numpy()
+
+
+def _cubic_taps(at: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The 4 pixels around each of n places and their weights, [n, 4] both; 1 where all places are pixels."""
+    first = (at - 0.5).floor()
+    t = at - 0.5 - first
+    taps = (first.long()[:, None] + torch.arange(-1, 3)).clamp(0, size - 1)
+    if not t.any():
+        return taps[:, 1:2], torch.ones_like(t)[:, None]
+    # Cubic convolution with the parameter -1, which is what Pillow has in transforms (and -0.5 when it resizes).
+    before, after = -t + 2 * t**2 - t**3, -(t**2) + t**3
+    return taps, torch.stack((before, 1 - 2 * t**2 + t**3, t + t**2 - t**3, after), dim=1)
 
 
 # Name -> what it does, its argument at a magnitude, and whether the argument's sign is drawn. A factor is 1 + the argument.
-_OPERATIONS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], Callable[[float], float], bool]] = {
-    "AutoContrast": (lambda image, _: ImageOps.autocontrast(image), lambda m: 0.0, False),
-    "Equalize": (lambda image, _: ImageOps.equalize(image), lambda m: 0.0, False),
-    "Invert": (lambda image, _: ImageOps.invert(image), lambda m: 0.0, False),
-    "Rotate": (
-        lambda image, degrees: image.rotate(degrees, resample=Image.Resampling.BICUBIC, fillcolor=_FILL),
-        lambda m: m / 10 * 30.0,
+_OPERATIONS: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], Callable[[float], float], bool]] = {
+    "AutoContrast": (lambda frames, _: _each(ImageOps.autocontrast, frames), lambda m: 0.0, False),
+    "Equalize": (lambda frames, _: _each(ImageOps.equalize, frames), lambda m: 0.0, False),
+    "Invert": (lambda frames, _: 255 - frames, lambda m: 0.0, False),
+    "Rotate": (_rotate, lambda m: m / 10 * 30.0, True),
+    "Posterize": (_posterize, lambda m: 4 - int(m / 10 * 4), False),
+    "Solarize": (_solarize, lambda m: 256 - int(m / 10 * 256), False),
+    "SolarizeAdd": (_solarize_add, lambda m: int(m / 10 * 110), False),
+    "Color": (_enhance(ImageEnhance.Color), lambda m: m / 10 * 0.9, True),
+    "Contrast": (_enhance(ImageEnhance.Contrast), lambda m: m / 10 * 0.9, True),
+    "Brightness": (_enhance(ImageEnhance.Brightness), lambda m: m / 10 * 0.9, True),
+    "Sharpness": (_enhance(ImageEnhance.Sharpness), lambda m: m / 10 * 0.9, True),
+    "ShearX": (lambda frames, by: affine(frames, (1, by, 0, 0, 1, 0)), lambda m: m / 10 * 0.3, True),
+    "ShearY": (lambda frames, by: affine(frames, (1, 0, 0, by, 1, 0)), lambda m: m / 10 * 0.3, True),
+    "TranslateX": (
+        lambda frames, by: affine(frames, (1, 0, by * frames.shape[2], 0, 1, 0)),
+        lambda m: m / 10 * 0.45,
         True,
     ),
-    "Posterize": (_posterize, lambda m: 4 - int(m / 10 * 4), False),
-    "Solarize": (
-        lambda image, threshold: ImageOps.solarize(image, int(threshold)),
-        lambda m: 256 - int(m / 10 * 256),
-        False,
+    "TranslateY": (
+        lambda frames, by: affine(frames, (1, 0, 0, 0, 1, by * frames.shape[1])),
+        lambda m: m / 10 * 0.45,
+        True,
     ),
-    "SolarizeAdd": (_solarize_add, lambda m: int(m / 10 * 110), False),
-    "Color": (lambda image, by: ImageEnhance.Color(image).enhance(1.0 + by), lambda m: m / 10 * 0.9, True),
-    "Contrast": (lambda image, by: ImageEnhance.Contrast(image).enhance(1.0 + by), lambda m: m / 10 * 0.9, True),
-    "Brightness": (lambda image, by: ImageEnhance.Brightness(image).enhance(1.0 + by), lambda m: m / 10 * 0.9, True),
-    "Sharpness": (lambda image, by: ImageEnhance.Sharpness(image).enhance(1.0 + by), lambda m: m / 10 * 0.9, True),
-    "ShearX": (lambda image, by: _affine(image, (1, by, 0, 0, 1, 0)), lambda m: m / 10 * 0.3, True),
-    "ShearY": (lambda image, by: _affine(image, (1, 0, 0, by, 1, 0)), lambda m: m / 10 * 0.3, True),
-    "TranslateX": (lambda image, by: _affine(image, (1, 0, by * image.width, 0, 1, 0)), lambda m: m / 10 * 0.45, True),
-    "TranslateY": (lambda image, by: _affine(image, (1, 0, 0, 0, 1, by * image.height)), lambda m: m / 10 * 0.45, True),
 }
 NAMES = tuple(_OPERATIONS)  # in the published order

@@ -3,9 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional as F
 
 from ssl_affect.data.augment import (
@@ -17,7 +19,7 @@ from ssl_affect.data.augment import (
     random_resized_crop,
     resize_frames,
 )
-from ssl_affect.data.randaugment import NAMES, Operation, RandAugment, apply_operations, draw_operation
+from ssl_affect.data.randaugment import NAMES, Operation, RandAugment, affine, apply_operations, draw_operation
 from ssl_affect.data.sampling import Draws
 from ssl_affect.data.transforms import denormalise, prepare_clips
 from ssl_affect.errors import ConfigError
@@ -154,6 +156,28 @@ def test_every_operation_works_at_every_magnitude_and_leaves_its_input():
 def test_magnitude_zero_changes_nothing_where_there_is_a_level(name):
     frames = _frames(1, 24, 24)
     assert np.array_equal(apply_operations(frames, [draw_operation(name, 0.0, Draws(0, 0, 0))]), frames)
+
+
+@pytest.mark.parametrize("degrees", [0.0, -21.0, 29.3, 90.0])
+@pytest.mark.parametrize("size", [(24, 24), (40, 30)])
+def test_rotation_is_pillows_within_one_grey_level(degrees, size):
+    frames = np.stack([skimage.data.astronaut()[y : y + size[0], 150 : 150 + size[1]] for y in (0, 90)])
+    ours = apply_operations(frames, [Operation("Rotate", degrees)])
+    for frame, found in zip(frames, ours, strict=True):
+        expected = Image.fromarray(frame).rotate(degrees, resample=Image.Resampling.BICUBIC, fillcolor=(128,) * 3)
+        assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_affine_transforms_are_pillows_within_one_grey_level(seed):
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    matrix = tuple(np.array([1, 0, 0, 0, 1, 0]) + rng.normal(0, 1, 6) * [0.3, 0.3, 5, 0.3, 0.3, 5])
+    for frame, found in zip(frames, affine(frames, matrix), strict=True):
+        expected = Image.fromarray(frame).transform(
+            (30, 20), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=(128,) * 3
+        )
+        assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_the_strongest_posterize_keeps_one_bit():
