@@ -20,6 +20,7 @@ from ssl_affect.data.transforms import prepare_clips
 from ssl_affect.errors import ConfigError
 from ssl_affect.masking import masked_index
 from ssl_affect.models import create_pretraining_model
+from ssl_affect.probing.features import embed_clips
 from ssl_affect.training.module import step_output
 from ssl_affect.training.schedule import OptimSpec, ScheduleSpec
 from ssl_affect.types import AudioSpec, ClipSpec, LossParts, MaskSpec
@@ -169,6 +170,10 @@ class AudioVisualPretraining(Pretraining):
             for column, wave in zip(columns, waves, strict=True):
                 column.append(None if wave is None else encode_flac(wave.numpy(), self.audio.sample_rate))
         return dict(zip(SOUNDS, columns, strict=True))
+
+    def embed(self, batch: ClipBatch) -> Tensor:
+        """Mean tokens of the pictures beside those of the sound, [B, 2C]; 0 for clips without sound."""
+        return embed_clips(self.model.encoder, *self.prepare(batch), batch.audio_valid)
 
     def description(self) -> dict[str, Any]:
         """Name and architecture arguments: ``create_pretraining_model(model, **arch)`` builds the model again."""

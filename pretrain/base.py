@@ -30,6 +30,10 @@ class Pretraining(TrainedModule):
     def reconstruct(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Pictures [B, 3, T, H, W] in 0 to 1 of what the model reconstructs, under the masks of :meth:`evaluate`."""
 
+    @abstractmethod
+    def embed(self, batch: ClipBatch) -> Tensor:
+        """Features [B, D] of some clips for probes: the mean of the encoder's tokens, nothing masked, in this mode."""
+
     def num_evaluated(self, batch: ClipBatch) -> Mapping[str, int]:
         """Clips that a term of :meth:`evaluate` is the mean of, by the term's name, where these are not all."""
         return {}

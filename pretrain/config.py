@@ -5,6 +5,7 @@ from pretrain.base import Pretraining
 from pretrain.data import ClipDataModule
 from pretrain.module import MaskedVideoPretraining
 from pretrain.pictures import ReconstructionPictures
+from pretrain.probes import OnlineProbes
 from ssl_affect.data.audio_augment import WaveAugment
 from ssl_affect.training.callbacks.validation import Validation
 from ssl_affect.training.config import CONFIGS, RunCLI
@@ -26,7 +27,11 @@ class PretrainCLI(RunCLI):
         ("seed_everything", "model.init_args.seed"),
         ("seed_everything", "data.seed"),
     )
-    parts = {"validation": Validation, "pictures": ReconstructionPictures}  # noqa: RUF012  # as in the base class
+    parts = {  # noqa: RUF012  # as in the base class
+        "validation": Validation,
+        "probes": OnlineProbes,
+        "pictures": ReconstructionPictures,
+    }
     key_classes = (
         MaskedVideoPretraining, AudioVisualPretraining, OptimSpec, ScheduleSpec, MaskSpec, ClipSpec, AudioSpec, WaveAugment,
     )  # fmt: skip

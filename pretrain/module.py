@@ -11,6 +11,7 @@ from ssl_affect.data.transforms import prepare_clips
 from ssl_affect.errors import ConfigError
 from ssl_affect.masking import masked_index
 from ssl_affect.models import create_pretraining_model
+from ssl_affect.probing.features import embed_clips
 from ssl_affect.training.module import step_output
 from ssl_affect.training.schedule import OptimSpec, ScheduleSpec
 from ssl_affect.types import ClipSpec, LossParts, MaskSpec
@@ -83,6 +84,10 @@ class MaskedVideoPretraining(Pretraining):
         """Input, masked input, prediction and motion of some clips, [B, 3, T, H, W] in 0 to 1 each."""
         mask = self.held_out_masks(self.mask, self.model.grid, batch.position)
         return self.model.reconstruct(self.prepare(batch), mask)
+
+    def embed(self, batch: ClipBatch) -> Tensor:
+        """Mean tokens of some clips, [B, D]."""
+        return embed_clips(self.model.encoder, self.prepare(batch))
 
     def description(self) -> dict[str, Any]:
         """Name and architecture arguments: ``create_pretraining_model(model, **arch)`` builds the model again."""

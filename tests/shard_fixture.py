@@ -6,9 +6,10 @@ frame carries its number as the brightness of its upper left corner, see :func:`
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -82,6 +83,7 @@ def make_shards(
     damaged: Sequence[int] = (),
     mute: Sequence[int] = (),
     silent: Sequence[int] = (),
+    facts: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> Path:
     """Writes a shard set and returns its folder.
 
@@ -97,6 +99,7 @@ def make_shards(
             been damaged on the way into the shard.
         mute: Numbers of samples without a FLAC member although ``audio`` is set.
         silent: Numbers of samples whose sound is digital silence.
+        facts: Number of a sample -> facts that are to be others: ``subject``, ``source``, ``labels``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -109,7 +112,8 @@ def make_shards(
         for _ in range(count):
             frames = make_frames(rng, int(rng.integers(low, high + 1)), size)
             loudness = None if not audio or number in mute else 0.3 * (number not in silent)
-            samples.append(_sample(rng, number, frames, recipe, loudness=loudness, damaged=number in damaged))
+            sample = _sample(rng, number, frames, recipe, loudness=loudness, damaged=number in damaged)
+            samples.append(_with_facts(sample, facts(number)) if facts is not None else sample)
             number += 1
         shards.append(_write_shard(folder, name, samples))
     manifest = Manifest(
@@ -157,6 +161,13 @@ def _sample(
     )
     members = {"json": facts.to_bytes(), facts.video_member: video, **members}
     return facts, members
+
+
+def _with_facts(
+    sample: tuple[SampleFacts, dict[str, bytes]], other: Mapping[str, Any]
+) -> tuple[SampleFacts, dict[str, bytes]]:
+    facts = replace(sample[0], **other)
+    return facts, {**sample[1], "json": facts.to_bytes()}
 
 
 def _sound(rng: np.random.Generator, seconds: float, loudness: float) -> tuple[bytes, AudioFacts]:

@@ -41,9 +41,7 @@ def grouped_folds(groups: Sequence[str], num_folds: int, seed: int = 0) -> np.nd
     return np.array([fold_of[group] for group in groups], np.int64)
 
 
-def shared_folds(
-    classes: Sequence[Hashable], groups: Sequence[str], num_folds: int, seed: int = 0
-) -> tuple[np.ndarray, int]:
+def shared_folds(classes: Sequence[Hashable], groups: Sequence[str], num_folds: int, seed: int = 0) -> np.ndarray:
     """Folds in which every class stands, each time in other groups: who is who, in clips not seen before.
 
     Args:
@@ -53,8 +51,7 @@ def shared_folds(
         seed: Seed of the order.
 
     Returns:
-        Fold of every clip, int64 [n], -1 for clips of classes with a single group, which cannot be in two folds; and the
-        number of classes that are left.
+        Fold of every clip, int64 [n], -1 for clips of classes with a single group, which cannot be in two folds.
 
     Raises:
         ConfigError: fewer than two folds are wanted.
@@ -73,4 +70,4 @@ def shared_folds(
             fold_of[name, group] = (first + place) % num_folds
         first += len(found)  # so that the folds stay equally large
     folds = [fold_of.get((name, group), -1) for name, group in zip(classes, groups, strict=True)]
-    return np.array(folds, np.int64), len(usable)
+    return np.array(folds, np.int64)
