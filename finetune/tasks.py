@@ -4,6 +4,7 @@ A task reads the labels that shards carry, and knows its loss, its activation an
 one backbone are a list of these; each is normalised by its own number of valid labels.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +26,10 @@ from finetune.losses import (
 from ssl_affect.errors import ConfigError
 from ssl_affect.evaluation.missing import TASKS
 
-__all__ = ["Targets", "Task", "TaskSpec", "make_task", "mix_targets"]
+__all__ = ["Targets", "Task", "TaskSpec", "check_flip", "make_task", "mix_targets"]
+
+# "left" and "right" as words, or an L or R after a number or a separator.
+_SIDE = re.compile(r"(?:^|[^a-z])(?:left|right)(?:$|[^a-z])|[0-9_ -][lr](?:$|[^a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,3 +281,21 @@ class Task:
 def make_task(spec: TaskSpec) -> Task:
     """The task of a recipe."""
     return Task(spec)
+
+
+def check_flip(tasks: Sequence[TaskSpec], flip: float) -> None:
+    """Refuses mirrored training clips where a label names a side of the face: left would be trained as right.
+
+    Args:
+        tasks: What is learned.
+        flip: Probability of a mirrored clip.
+
+    Raises:
+        ConfigError: a column or a class is named after a side, such as ``AU12_left`` or ``AU12L``.
+    """
+    sided = [name for task in tasks for name in (*task.columns, *task.classes) if _SIDE.search(name)]
+    if flip > 0 and sided:
+        raise ConfigError(
+            f"augment: flip={flip} mirrors clips, and {', '.join(sided)} name a side of the face, which a mirror swaps; set"
+            " flip: 0, or rename the columns if the side does not matter"
+        )

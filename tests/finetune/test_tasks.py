@@ -6,7 +6,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from finetune.losses import LOSSES
-from finetune.tasks import Targets, TaskSpec, make_task, mix_targets
+from finetune.tasks import Targets, TaskSpec, check_flip, make_task, mix_targets
 from ssl_affect.errors import ConfigError, PredictionsError
 
 EXPRESSION = {"kind": "expression", "columns": ("expression",), "classes": ("anger", "joy", "fear")}
@@ -254,6 +254,22 @@ def test_mixed_targets_are_valid_where_both_partners_are():
 def test_impossible_specs_are_refused(spec, message):
     with pytest.raises(ConfigError, match=message):
         TaskSpec(**spec)
+
+
+@pytest.mark.parametrize("column", ["AU12_left", "Right brow", "AU6L", "AU6_R", "left"])
+def test_sides_of_the_face_are_not_mirrored(column):
+    tasks = [TaskSpec(kind="va", columns=("valence",)), TaskSpec(kind="au", columns=("AU1", column))]
+    with pytest.raises(ConfigError, match=f"flip=0.5 mirrors clips, and {column} name"):
+        check_flip(tasks, 0.5)
+    check_flip(tasks, 0.0)
+    check_flip(tasks[:1], 0.5)
+
+
+@pytest.mark.parametrize(
+    "column", ["AU12", "brightness", "AU1_intensity", "leftover", "arousal", "R", "expression_label"]
+)
+def test_other_columns_are_mirrored(column):
+    check_flip([TaskSpec(kind="au", columns=(column,))], 0.5)
 
 
 def test_a_spec_comes_from_yaml():
