@@ -21,6 +21,8 @@ _PUBLIC = {
     "convert_state_dict": "ssl_affect.convert",
     "create_model": "ssl_affect.models",
     "create_pretraining_model": "ssl_affect.models",
+    "from_pretrained": "ssl_affect.models",
+    "list_backbones": "ssl_affect.backbones.table",
     "list_models": "ssl_affect.models",
     "make_mask": "ssl_affect.masking",
 }
@@ -28,11 +30,13 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from ssl_affect.backbones.table import list_backbones as list_backbones
     from ssl_affect.convert import convert_state_dict as convert_state_dict
     from ssl_affect.data.shardset import ShardSet as ShardSet
     from ssl_affect.masking import make_mask as make_mask
     from ssl_affect.models import create_model as create_model
     from ssl_affect.models import create_pretraining_model as create_pretraining_model
+    from ssl_affect.models import from_pretrained as from_pretrained
     from ssl_affect.models import list_models as list_models
     from ssl_affect.recipe import Recipe as Recipe
     from ssl_affect.types import AudioSpec as AudioSpec

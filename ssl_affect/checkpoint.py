@@ -1,15 +1,17 @@
 """Weights on disk: released folders, and the part of a training checkpoint that is the model.
 
 A released folder holds ``model.safetensors`` and ``config.json``: which model this is, with all architecture arguments,
-the crop recipe it was trained on, where it comes from, and the SHA-256 of the weights. Nothing here unpickles objects:
-``.ckpt`` files are read with ``weights_only=True``.
+the crop recipe it was trained on, where it comes from, and the SHA-256 of the weights. Beside them may lie a self-test
+and a model card (:mod:`ssl_affect.backbones.release` writes all four). Nothing here unpickles objects: ``.ckpt`` files are
+read with ``weights_only=True``.
 """
 
 import json
 import os
 import pickle
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +26,9 @@ from ssl_affect.files import TEMPORARY_SUFFIX, sha256_file, write_json
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+SELFTEST_NAME = "selftest.safetensors"
+CARD_NAME = "README.md"
+RELEASED_NAMES = (WEIGHTS_NAME, CONFIG_NAME, SELFTEST_NAME, CARD_NAME)  # what a released folder may hold
 FORMAT_VERSION = 1
 CKPT_KEY = "ssl_affect"  # what our trainer adds to a Lightning checkpoint
 _CKPT_PREFIX = "model."
@@ -77,13 +82,17 @@ class Weights:
     state_dict: dict[str, Tensor]
 
 
-def save_weights(folder: Path, weights: Weights, *, force: bool = False) -> WeightsConfig:
+def save_weights(
+    folder: Path, weights: Weights, *, force: bool = False, complete: Callable[[Path], None] | None = None
+) -> WeightsConfig:
     """Writes a released folder; it appears whole or not at all.
 
     Args:
         folder: Must not exist, unless ``force``.
         weights: Tensors on any device; they are written as they are, without a change of dtype.
         force: Replace an older released folder. Any other folder is still refused.
+        complete: Is given the folder while it still has its temporary name, and may put further files of
+            :data:`RELEASED_NAMES` into it.
 
     Returns:
         The config as written, with the hash.
@@ -106,6 +115,8 @@ def save_weights(folder: Path, weights: Weights, *, force: bool = False) -> Weig
             os.fsync(stream.fileno())
         values = asdict(weights.config) | {"sha256": sha256_file(partial / WEIGHTS_NAME)}
         write_json(partial / CONFIG_NAME, values)
+        if complete is not None:
+            complete(partial)
         if folder.exists():
             old = folder.with_name(f"{folder.name}.{os.getpid()}.old{TEMPORARY_SUFFIX}")
             os.replace(folder, old)
@@ -147,13 +158,17 @@ def read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(
+            r"GLOBAL (\S+)", str(error)
+        )  # torch's own first line advises to load it without this protection
         raise CheckpointError(
-            f"{path}: holds objects besides tensors and plain values, which are not loaded because unpickling them can run"
-            f" any code: {str(error).splitlines()[0]}"
+            f"{path}: holds objects besides tensors and plain values{f' ({found[1]})' if found else ''}, which are not"
+            " loaded because unpickling them can run any code; ask for a file with the weights alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of damaged bytes the reader makes errors of a dozen kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path}: not a readable PyTorch file ({error}); copy it again from its source"
+            f"{path}: not a readable PyTorch file ({reason}); copy it again from its source"
         ) from error
 
 
@@ -235,13 +250,13 @@ def _load_ckpt(path: Path) -> Weights:
 def _check_target(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
-    ours = folder.is_dir() and {p.name for p in folder.iterdir()} <= {WEIGHTS_NAME, CONFIG_NAME}
+    ours = folder.is_dir() and {p.name for p in folder.iterdir()} <= set(RELEASED_NAMES)
     if not force:
         raise CheckpointError(f"{folder} exists already; choose another folder or say --force to replace it")
     if not ours:
         raise CheckpointError(
-            f"{folder} holds more than {WEIGHTS_NAME} and {CONFIG_NAME}, so it is no released folder and --force does"
-            " not replace it; choose another folder"
+            f"{folder} holds more than {', '.join(RELEASED_NAMES)}, so it is no released folder and --force does not"
+            " replace it; choose another folder"
         )
 
 

@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("finetune.cli:main", "finetune or probe a backbone on labelled shards, and test it"),
     "models": ("ssl_affect.models_cli:main", "list models, their sizes and their FLOPs"),
     "export": ("ssl_affect.export:main", "turn a training checkpoint into safetensors and a config"),
+    "convert": ("ssl_affect.convert.cli:main", "import a checkpoint of the authors' repositories"),
+    "backbones": ("ssl_affect.backbones.cli:main", "released weights: list, info, download, verify, push"),
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
     "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
     "demo": ("ssl_affect.demo:main", "the whole road on synthetic faces or on your own videos"),

@@ -1,9 +1,10 @@
-"""``ssl-affect export``: a training checkpoint becomes a folder with safetensors and a config."""
+"""``ssl-affect export``: a training checkpoint becomes a folder with safetensors, a config, a self-test and a card."""
 
 import argparse
 from pathlib import Path
 
-from ssl_affect.checkpoint import Weights, WeightsConfig, load_strict, load_weights, save_weights
+from ssl_affect.backbones.release import write_release
+from ssl_affect.checkpoint import Weights, WeightsConfig, load_strict, load_weights
 from ssl_affect.errors import CheckpointError
 from ssl_affect.models import create_model, create_pretraining_model
 
@@ -40,7 +41,7 @@ def export(source: Path, out: Path, *, force: bool = False) -> WeightsConfig:
     """
     weights = load_weights(find_checkpoint(source))
     _check_complete(weights, source)
-    return save_weights(out, weights, force=force)
+    return write_release(out, weights, force=force)
 
 
 def find_checkpoint(source: Path) -> Path:

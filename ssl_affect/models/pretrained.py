@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssl_affect.backbones.locate import locate
 from ssl_affect.checkpoint import Weights, load_strict, load_weights
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.models.registry import ModelInfo, create_model, model_info, resolve_arch
@@ -15,26 +16,60 @@ from ssl_affect.models.registry import ModelInfo, create_model, model_info, reso
 logger = logging.getLogger(__name__)
 
 
-def create_from_weights(name: str, num_classes: int, path: Path, arch: Mapping[str, Any]) -> nn.Module:
+def from_pretrained(
+    weights: str | Path, *, num_classes: int | None = None, offline: bool = False, **arch: Any
+) -> nn.Module:
+    """A backbone with its weights, ready to be used.
+
+    Args:
+        weights: A name of ``ssl-affect backbones list``, "hf-hub:organisation/name", a folder written by ``ssl-affect
+            export`` or ``ssl-affect convert``, or a checkpoint of a run.
+        num_classes: Outputs of the head; None keeps the head that the weights have, 0 gives features.
+        offline: Do not use the network.
+        arch: Architecture arguments that differ from those of the weights.
+
+    Returns:
+        The model in evaluation mode. Its ``spec`` says how to build it again, its ``weights_config`` what the weights say
+        about themselves: crop recipe, provenance, hash.
+
+    Raises:
+        ConfigError: the name is unknown.
+        CheckpointError: the weights are missing, damaged, or do not fit.
+    """
+    path = locate(weights, offline=offline)
+    loaded = load_weights(path)
+    wanted = loaded.config.num_classes if num_classes is None else num_classes
+    return _build(loaded, wanted, path, arch).eval()
+
+
+def create_from_weights(name: str, num_classes: int, weights: str | Path, arch: Mapping[str, Any]) -> nn.Module:
     """A backbone with the weights of a released folder or a training checkpoint; see :func:`create_model`.
 
     A head is fresh only where the weights have none; a head of another size is refused.
 
     Raises:
+        ConfigError: the name of the weights is unknown.
         CheckpointError: the weights are of another model, or do not fit.
     """
-    weights = load_weights(path)
-    if weights.config.name != name:
+    path = locate(weights)
+    loaded = load_weights(path)
+    if loaded.config.name != name:
         raise CheckpointError(
-            f"{path}: these are weights of {weights.config.name!r}, not of {name!r};"
-            f" create_model({weights.config.name!r}, pretrained=...) loads them"
+            f"{path}: these are weights of {loaded.config.name!r}, not of {name!r};"
+            f" create_model({loaded.config.name!r}, pretrained=...) loads them"
         )
+    return _build(loaded, num_classes, path, arch)
+
+
+def _build(weights: Weights, num_classes: int, path: Path, arch: Mapping[str, Any]) -> nn.Module:
+    name = weights.config.name
     model = create_model(name, num_classes=num_classes, **_backbone_arch(weights, path) | dict(arch))
     state = dict(weights.state_dict)
     if weights.config.task == "pretrain":
         state = _of_pretraining(model_info(name), state, model)
     _settle_head(model, state, num_classes, path)
     load_strict(model, state, path)
+    model.weights_config = weights.config  # type: ignore[assignment]
     return model
 
 

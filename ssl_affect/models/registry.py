@@ -162,8 +162,9 @@ def create_model(name: str, *, num_classes: int = 0, pretrained: str | Path | No
     Args:
         name: See :func:`list_models`.
         num_classes: Outputs of the head; 0 gives pooled features instead.
-        pretrained: A folder written by ``ssl-affect export`` or a checkpoint of a run, of a pretraining model or of a
-            backbone; None draws random weights. Its architecture is used where ``arch`` says nothing.
+        pretrained: Weights of a pretraining model or of a backbone: a name of ``ssl-affect backbones list``,
+            "hf-hub:organisation/name", a folder written by ``ssl-affect export``, or a checkpoint of a run; None draws
+            random weights. Their architecture is used where ``arch`` says nothing.
         arch: Architecture arguments that differ from the model's own; ``ssl-affect models info NAME`` lists them.
 
     Returns:
@@ -180,7 +181,7 @@ def create_model(name: str, *, num_classes: int = 0, pretrained: str | Path | No
     if pretrained is not None:
         from ssl_affect.models.pretrained import create_from_weights
 
-        return create_from_weights(name, num_classes, Path(pretrained), arch)
+        return create_from_weights(name, num_classes, pretrained, arch)
     values = resolve_arch(name, "classify", arch)
     model = info.backbone(num_classes=num_classes, **values)
     model.spec = ModelSpec(name=name, task="classify", num_classes=num_classes, arch=values)  # type: ignore[assignment]
