@@ -163,8 +163,10 @@ def merge_frames(
     for window in windows:
         _check_window(window)
         of_sample = found.setdefault(window.sample_id, {})
-        other = of_sample.setdefault(window.window, window)
-        if other is not window:
+        other = of_sample.get(window.window)
+        if other is None:
+            of_sample[window.window] = window
+        else:
             same = np.array_equal(other.frames, window.frames) and other.logits.shape == window.logits.shape
             if not same or not np.allclose(other.logits, window.logits, rtol=1e-2, atol=1e-2):
                 raise ConfigError(

@@ -348,29 +348,10 @@ def test_classes_that_nothing_teaches_are_named(caplog):
     assert "expression: no clip of the training part is of sad" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "neither of protocol, column and test_share"),
-        ({"protocol": "dfew", "test_share": 0.2}, "protocol and test_share given"),
-        ({"column": "x", "variant": "video"}, "belongs to a protocol"),
-        ({"test_share": 0.2, "fold": 1}, "no meaning with test_share"),
-        ({"test_share": 1.0}, "between 0 and 1"),
-        ({"test_share": 0.2, "validation_share": 1.0}, r"\[0, 1\)"),
-        ({"test_share": 0.2, "group": "person"}, "choose from auto, subject, source, sample"),
-        ({"test_share": 0.2, "max_missing": 2}, "max_missing=2"),
-        ({"test_share": 0.2, "seed": -1}, "seed=-1"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        SplitSpec(**settings)
-
-
 def test_a_part_that_is_empty_or_unknown_is_refused():
     parts = make_parts(people(), SplitSpec(test_share=0.3, validation_share=0))
     assert len(parts.part("train"))
-    with pytest.raises(ConfigError, match="validation part has no samples; set split.validation_share"):
+    with pytest.raises(ConfigError, match=r"validation part has no samples; set split\.validation_share"):
         parts.part("validation")
     with pytest.raises(ConfigError, match="part 'dev' is unknown; choose from train, validation, test"):
         parts.part("dev")

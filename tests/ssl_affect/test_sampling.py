@@ -106,6 +106,30 @@ def test_crops_move_along_the_longer_side():
         sampling.test_crop(160, 160, 2, 2)
 
 
+@given(num_frames=st.integers(1, 200), stride=st.integers(1, 9), length=st.integers(1, 20))
+def test_windows_show_every_frame_with_the_stride_of_training(num_frames, stride, length):
+    windows = sampling.frame_windows(num_frames, spec(stride, length))
+    new = sampling.is_new_frame(windows)
+    assert windows.dtype == np.int64
+    assert windows.shape[1] == length
+    assert set(windows[new].tolist()) == set(range(num_frames))
+    steps = np.diff(windows, axis=1)
+    assert ((steps == stride) | (steps == 0)).all()
+    assert (steps[:, 1:] <= steps[:, :-1]).all(), "padding only at the end"
+    assert len({tuple(row) for row in windows.tolist()}) == len(windows)
+    # No more windows than needed: every phase is cut as coarsely as it can be.
+    phases = [len(range(phase, num_frames, stride)) for phase in range(min(stride, num_frames))]
+    assert len(windows) == sum(-(-count // length) for count in phases)
+
+
+def test_windows_of_a_video_of_ten_frames():
+    windows = sampling.frame_windows(10, spec(2, 3))
+    assert windows.tolist() == [[0, 2, 4], [4, 6, 8], [1, 3, 5], [5, 7, 9]]
+    short = sampling.frame_windows(3, spec(2, 3))
+    assert short.tolist() == [[0, 2, 2], [1, 1, 1]]
+    assert sampling.is_new_frame(short).tolist() == [[True, True, False], [True, False, False]]
+
+
 def test_draws_depend_on_their_three_integers_only():
     numbers = [
         Draws(seed, index, stream).raw(4).tolist() for seed in (0, 1) for index in (0, 1, 2**62) for stream in (0, 1)
@@ -136,6 +160,7 @@ def test_impossible_videos_are_refused():
         lambda: clip_indices(10, 10, spec()),
         lambda: train_indices(0, spec(), numpy_below),
         lambda: sampling.test_indices(10, spec(), 0),
+        lambda: sampling.frame_windows(0, spec()),
     ):
         with pytest.raises(ConfigError):
             call()
