@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
+from ssl_affect.data import augment
 from ssl_affect.data.augment import (
     NO_BOX,
     AugmentSpec,
@@ -224,23 +225,33 @@ def test_mirrored_clips_are_mirrored_after_the_crop():
     assert torch.equal(flipped[1], plain[1])
 
 
-def test_boxes_are_filled_with_noise_that_differs_from_value_to_value():
-    video = _video(2, 64)
-    erase = torch.tensor([[4, 8, 40, 48], list(NO_BOX)])
-    plain = prepare_clips(video, None, 64)
-    erased = prepare_augmented(video, None, None, erase, 64, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("erase_boxes", [augment._erase_each, augment._erase])  # of a CPU, and of other devices
+def test_boxes_are_filled_with_noise_that_differs_from_value_to_value(erase_boxes):
+    erase = torch.tensor([[4, 8, 40, 48], list(NO_BOX), [24, 0, 40, 16]], dtype=torch.int32)
+    plain = prepare_clips(_video(3, 64), None, 64)
+    erased = erase_boxes(plain.clone(), erase, torch.Generator().manual_seed(0))
     assert torch.equal(erased[1], plain[1])
-    outside = torch.ones(64, 64, dtype=torch.bool)
-    outside[4:44, 8:56] = False
-    assert torch.equal(erased[0][..., outside], plain[0][..., outside])
+    outside = torch.ones(3, 64, 64, dtype=torch.bool)
+    outside[0, 4:44, 8:56] = False
+    outside[2, 24:64, :16] = False
+    changed = (erased != plain).all(dim=2).all(dim=1)  # in all frames and channels
+    assert torch.equal(changed, ~outside)
     noise = erased[0][..., 4:44, 8:56]
     assert noise.mean().item() == pytest.approx(0, abs=0.04)
     assert noise.std().item() == pytest.approx(1, abs=0.04)
     assert noise.unique().numel() > 0.99 * noise.numel()
-    again = prepare_augmented(video, None, None, erase, 64, torch.Generator().manual_seed(0))
-    other = prepare_augmented(video, None, None, erase, 64, torch.Generator().manual_seed(1))
+    again = erase_boxes(plain.clone(), erase, torch.Generator().manual_seed(0))
+    other = erase_boxes(plain.clone(), erase, torch.Generator().manual_seed(1))
     assert torch.equal(again, erased)
     assert not torch.equal(other, erased)
+
+
+def test_everything_together_erases_last():
+    video, crop = _video(), torch.tensor([[2, 4, 20, 24]] * 3)
+    flip, erase = torch.tensor([True, False, True]), torch.tensor([[4, 8, 10, 12], list(NO_BOX), [0, 0, 5, 5]])
+    plain = prepare_augmented(video, crop, flip, None, 32, None)
+    out = prepare_augmented(video, crop, flip, erase, 32, torch.Generator().manual_seed(0))
+    assert torch.equal(out, augment._erase_each(plain, erase, torch.Generator().manual_seed(0)))
 
 
 def test_antialiasing_changes_nothing_for_crops_that_are_enlarged():

@@ -164,3 +164,21 @@ def test_impossible_videos_are_refused():
     ):
         with pytest.raises(ConfigError):
             call()
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.8, 0.8), (1.0, 1.0), (0.2, 0.3), (10.0, 10.0), (0.5, 3.0), (2.0, 5.0)])
+def test_beta_numbers_have_their_mean_and_variance(a, b):
+    draws = Draws(0, 0, 9)
+    values = np.array([draws.beta(a, b) for _ in range(4000)])
+    assert ((values >= 0) & (values <= 1)).all()
+    mean, variance = a / (a + b), a * b / ((a + b) ** 2 * (a + b + 1))
+    assert values.mean() == pytest.approx(mean, abs=4 * (variance / 4000) ** 0.5)
+    assert values.var() == pytest.approx(variance, rel=0.1)
+
+
+def test_uniform_and_normal_numbers_have_their_quantiles():
+    draws = Draws(1, 2, 3)
+    uniform = np.array([draws.uniform(2, 6) for _ in range(4000)])
+    np.testing.assert_allclose(np.quantile(uniform, [0, 0.1, 0.5, 0.9, 1]), [2, 2.4, 4, 5.6, 6], atol=0.1)
+    normal = np.array([draws.normal(7, 0.5) for _ in range(4000)])
+    np.testing.assert_allclose(np.quantile(normal, [0.1587, 0.5, 0.8413, 0.9772]), [6.5, 7, 7.5, 8], atol=0.05)
