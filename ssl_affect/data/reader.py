@@ -190,7 +190,8 @@ class ClipStream:
         missing = sorted({"position", *identity} - set(state))
         if missing:
             raise ShardError(
-                f"data state: fields {missing} are missing; it was not written by this version of ssl-affect"
+                f"data state: fields {missing} are missing; it is that of another kind of run, or of another version of"
+                " ssl-affect"
             )
         for name, here in identity.items():
             if state[name] != here:

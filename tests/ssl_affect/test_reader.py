@@ -6,8 +6,9 @@ import pytest
 import torch
 from shard_fixture import make_shards
 
+from ssl_affect.data.clips import ClipDataset
 from ssl_affect.data.plan import EpochPlan
-from ssl_affect.data.reader import ClipStream, Quarantine, evaluation_loader
+from ssl_affect.data.reader import ClipStream, Quarantine, evaluation_loader, view_loader
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.types import ClipSpec
@@ -244,3 +245,53 @@ def test_evaluation_reads_every_sample_once(shards, world_size, batch_size):
         order.append([p for batch in batches for p in batch.position.tolist()])
     assert sorted(keys) == [shards.key(i) for i in range(len(shards))]
     assert all(positions == sorted(positions) for positions in order)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Some of the samples, for supervised training
+
+
+def test_a_stream_of_some_samples_visits_each_once_per_epoch(shards):
+    chosen = np.array([1, 4, 5, 11, 12])
+    epochs = [batch.sample.tolist() for batch in islice(iter(stream(shards, samples=chosen, batch_size=5)), 6)]
+    assert all(sorted(epoch) == chosen.tolist() for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_batches_carry_the_labels_of_their_samples(shards):
+    labels = [{"number": i} for i in range(len(shards))]
+    for samples in (None, np.array([3, 7, 8])):
+        for batch in islice(iter(stream(shards, samples=samples, labels=labels)), 5):
+            assert [row["number"] for row in batch.labels] == batch.sample.tolist()
+            assert [shards.key(i) for i in batch.sample.tolist()] == batch.key
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([], "at least one sample"),
+        ([[1, 2]], "at least one sample"),
+        ([0, 13], r"from 0 to 13 .* they must lie in \[0, 13\)"),
+        ([-1, 2], r"from -1 to 2"),
+        ([1, 1, 2], "1 of 3 stand there twice"),
+    ],
+)
+def test_samples_that_cannot_be_chosen_are_refused(shards, samples, message):
+    with pytest.raises(ConfigError, match=message):
+        stream(shards, samples=samples)
+    with pytest.raises(ConfigError, match=message):
+        view_loader(shards, CLIP, samples=samples, views=1, batch_size=2)
+
+
+def test_a_state_of_all_samples_and_one_of_some_do_not_mix(shards):
+    everything, some = stream(shards), stream(shards, samples=np.arange(13), window_shards=1)
+    assert "samples" not in everything.state_dict(), "states of pretraining stay as they were"
+    with pytest.raises(ShardError, match=r"fields \['samples'\] are missing"):
+        some.load_state_dict(everything.state_dict())
+    with pytest.raises(ShardError, match="window_shards=1"):
+        everything.load_state_dict(some.state_dict())
+
+
+def test_an_evaluation_is_not_augmented(shards):
+    with pytest.raises(ConfigError, match="an evaluation sees clips as they are"):
+        ClipDataset(shards, CLIP, plan=None, augment=lambda frames, draws: None)
