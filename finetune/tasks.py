@@ -221,6 +221,15 @@ class Task:
                 )
             self._weights["pos_weight"] = torch.from_numpy((1 - rates) / rates).float()
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """``class_weights`` and ``pos_weight`` by name, each [K] on the CPU, as far as the recipe asks for them.
+
+        Raises:
+            ConfigError: weights of the training part were not settled.
+        """
+        return {name: weights.cpu() for name, weights in self._weights_on(torch.zeros(())).items()}
+
     def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
         """Mean loss of the valid labels, a float32 scalar; without ``spec.weight``.
 

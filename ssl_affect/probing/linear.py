@@ -57,6 +57,11 @@ class LinearProbe:
         x = (features.to(self.mean) - self.mean) / self.scale
         return (x @ self.weight + self.bias).float()
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """The same map as the weight [K, D] and bias [K] of an ``nn.Linear`` on plain features, float32."""
+        weight = self.weight / self.scale.unsqueeze(1)
+        return weight.T.float().contiguous(), (self.bias - self.mean @ weight).float()
+
 
 def fit_linear(
     features: Tensor,
@@ -128,15 +133,16 @@ def choose(scores: dict[Choice, float]) -> Choice:
     return max(defined, key=lambda choice: defined[choice])
 
 
-def check_part(features: Tensor, targets: ProbeTargets, part: str) -> None:
+def check_part(features: Tensor, targets: ProbeTargets, part: str, *, ndim: int = 2) -> None:
     """Refuses features and labels that a probe cannot use.
 
     Raises:
         ConfigError: their numbers differ, a feature is not finite, or there is no label at all.
     """
-    if features.ndim != 2 or len(features) != len(targets):
+    if features.ndim != ndim or len(features) != len(targets):
+        shape = "[n, D]" if ndim == 2 else "[n, L, D]"
         raise ConfigError(
-            f"probe: {part} features {list(features.shape)} and {len(targets)} labels; give [n, D] and n labels"
+            f"probe: {part} features {list(features.shape)} and {len(targets)} labels; give {shape} and n labels"
         )
     if not bool(torch.isfinite(features).all()):
         raise ConfigError(f"probe: {part} features are not finite; the network that made them has diverged")
