@@ -35,7 +35,7 @@ class SplitSpec:
     """
 
     protocol: str | None = None
-    fold: str | int | None = None
+    fold: int | str | None = None
     variant: str | None = None
     column: str | None = None
     test_share: float | None = None
