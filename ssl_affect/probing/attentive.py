@@ -1,7 +1,7 @@
 """The attentive probe: one learned query looks at the frozen tokens of a clip, and a linear map reads what it saw.
 
 It can weigh tokens, which a probe on their mean cannot, and still leaves the network as it is (Bardes et al., V-JEPA, 2024,
-arXiv:2404.08471, section 3, probe featurised videos this way). Axis letters: n clips, L tokens, D width, K outputs.
+arXiv:2404.08471, probe video features this way). Axis letters: n clips, L tokens, D width, K outputs.
 """
 
 import logging

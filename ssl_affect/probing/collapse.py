@@ -13,7 +13,7 @@ EPSILON = 1e-7  # as published, for features in float32
 
 
 def rank_me(features: Tensor, *, epsilon: float = EPSILON) -> float:
-    """RankMe, the effective rank of features (Garrido et al., ICML 2023, arXiv:2210.02885, equation 1).
+    """RankMe, the effective rank of features (Garrido et al., ICML 2023, arXiv:2210.02885).
 
     exp of the entropy of p_k = s_k / sum(s) + epsilon, s the singular values of the features as they are, not centred.
 
