@@ -123,6 +123,8 @@ def _note_missing(
     named = f" ({len(lost)} quarantined: {some(lost)})" if lost else ""
     if lost:
         notes.append(f"{len(lost)} clips of {protocol.name} are quarantined and missing: {some(lost)}")
+    if lost and protocol.fold_rule.kind == "hashed_groups":
+        notes.append(f"folds of {protocol.name} go by the size of groups: with clips missing they are not those of all")
     facts = next((entry for entry in variant.folds if entry.name == fold.name), None)
     if facts is None or facts.unit != "clips" or evidence_tag(facts.evidence) == "from memory":
         spec.check_missing(len(lost), len(units) + len(lost), f"of {protocol.name} are missing{named}")

@@ -40,7 +40,8 @@ class Parts:
         fold: Name of the fold.
         protocol: Name of the protocol, where there is one.
         variant: Name of its variant.
-        grouped_by: What was kept together where a part was cut.
+        grouped_by: What was kept together where a part was cut: ``subject``, ``session``, ``source`` or ``sample``;
+            ``owner`` where the validation part came with the data, ``none`` where nothing was cut.
         independence: Whether nobody stands in two parts, as far as it can be known.
         notes: What a reader of the results should know, a sentence each.
         fingerprint: Hash of the names of all samples of all parts; the order of the shards does not matter.
@@ -82,7 +83,7 @@ class Parts:
         """The parts in a line of the log."""
         name = f"{self.protocol} ({self.variant}), " if self.protocol else ""
         sizes = ", ".join(f"{len(getattr(self, part))} {part}" for part in PART_NAMES)
-        return f"{name}fold {self.fold}: {sizes} samples, grouped by {self.grouped_by}"
+        return f"{name}fold {self.fold}: {sizes} samples, cut by {self.grouped_by}"
 
     def facts(self) -> dict[str, Any]:
         """The parts in plain values, for ``run.json``."""
@@ -203,10 +204,10 @@ def _with_validation(
     """The fold with a validation part: the owner's, or one that is cut from the training part."""
     if fold.validation:
         notes.append(f"fold {fold.name}: the validation part is the one that came with the data, nothing was cut")
-        return fold, "the owner"
+        return fold, "owner"
     groups, grouped_by = _groups(fold.train, units, spec, protocol)
     if spec.validation_share == 0:
-        return fold, "no validation part"
+        return fold, "none" if spec.test_share is None else grouped_by
     train, validation = cut_validation(fold.train, groups, spec.validation_share, spec.seed)
     return replace(fold, train=tuple(train), validation=tuple(validation)), grouped_by
 

@@ -1,18 +1,15 @@
 """Who stands in which part: published folds, columns, cuts; and that nobody stands in two."""
 
-import json
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from shard_fixture import make_shards
 
 from finetune.parts import PART_NAMES, make_parts
 from finetune.split import SplitSpec
 from ssl_affect.data.samples import Sample
-from ssl_affect.data.shardset import ShardSet
-from ssl_affect.errors import ConfigError, ProtocolError, ShardError
+from ssl_affect.errors import ConfigError, ProtocolError
 from ssl_affect.protocols import fingerprint, get_protocol
 
 
@@ -190,6 +187,7 @@ def test_the_owners_validation_part_is_used():
     parts = make_parts(first_impressions(), SplitSpec(protocol="first_impressions", max_missing=1))
     assert [getattr(parts, name).tolist() for name in PART_NAMES] == [list(range(6)), [6, 7], [8, 9]]
     assert any("came with the data" in note for note in parts.notes)
+    assert parts.grouped_by == "owner"
 
 
 def test_the_clips_that_a_variant_excludes_are_left_out_and_counted():
@@ -355,38 +353,3 @@ def test_a_part_that_is_empty_or_unknown_is_refused():
         parts.part("validation")
     with pytest.raises(ConfigError, match="part 'dev' is unknown; choose from train, validation, test"):
         parts.part("dev")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Shards
-
-
-def quarantine(folder, rows):
-    """Writes a quarantine list and counts it in the manifest."""
-    manifest = ShardSet(folder).manifest
-    replace(manifest, num_quarantined=len(rows)).write(folder)
-    text = "".join(json.dumps({"file": file, "stage": "open", "reason": why}) + "\n" for file, why in rows)
-    (folder / "quarantine.jsonl").write_text(text)
-
-
-def test_quarantined_clips_are_named(tmp_path):
-    clips = [f"02-01-03-01-01-01-{actor:02}" for actor in range(1, 25, 2)]
-
-    def facts(number):
-        return {"subject": clips[number][-2:], "labels": {"clip_id": clips[number], "expression": "happy"}}
-
-    folder = make_shards(tmp_path / "set", shard_sizes=(12,), num_frames=2, audio=False, facts=facts)
-    lost = "Actor_14/02-01-03-01-01-01-14.mp4"
-    quarantine(folder, [(lost, "no video stream"), (clips[0] + ".mp4", "second person too small")])
-    parts = make_parts(ShardSet(folder), SplitSpec(protocol="ravdess", fold=1, max_missing=1))
-    assert "1 clips of ravdess are quarantined and missing: 02-01-03-01-01-01-14" in parts.notes
-    with pytest.raises(ProtocolError, match=r"\(1 quarantined: 02-01-03-01-01-01-14\)"):
-        make_parts(ShardSet(folder), SplitSpec(protocol="ravdess", fold=1))
-    own = make_parts(ShardSet(folder), SplitSpec(test_share=0.3))
-    assert any("2 sources went into the shards only in part or not at all" in note for note in own.notes)
-    (folder / "quarantine.jsonl").write_text("{}\n{}\n")
-    with pytest.raises(ShardError, match="cannot be read"):
-        make_parts(ShardSet(folder), SplitSpec(test_share=0.3))
-    (folder / "quarantine.jsonl").unlink()
-    with pytest.raises(ShardError, match="2 things could not go into"):
-        make_parts(ShardSet(folder), SplitSpec(test_share=0.3))
