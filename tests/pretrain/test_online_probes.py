@@ -1,10 +1,14 @@
 """Probes during pretraining: they see the encoder and leave training as it is."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from pretrain_runs import CONFIGS, checkpoint, column, same, steps, train
+from pretrain_runs import CONFIGS, arguments, checkpoint, column, same, steps, train
 from shard_fixture import make_shards
 
 from pretrain.cli import main
@@ -90,6 +94,22 @@ def test_a_run_that_starts_over_probes_its_first_weights_once(tmp_path, shards, 
     assert list(column(tmp_path / "run", "probe/rankme")) == [0]
     train(tmp_path / "run", shards, *probing(labelled))
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.csv")] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_clips_and_find_what_one_finds(tmp_path, shards, labelled):
+    given = [*steps(2), *probing(labelled, 1), "--data.batch_size=2"]
+    train(tmp_path / "one", shards, *given, "--trainer.accumulate_grad_batches=2")
+    pair = arguments(tmp_path / "two", shards, *given, "--trainer.devices=2", "--trainer.strategy=ddp")
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "ssl_affect.cli", "pretrain", *pair], env=environment, check=True, timeout=250
+    )
+    for name in ("rankme", "std_mean", "cosine", "emotion_linear_uar", "subject_knn_uar"):
+        one, two = (column(tmp_path / run, f"probe/{name}") for run in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-3), name
+        assert set(two) == {0, 1, 2}
 
 
 class Watched(MaskedVideoPretraining):
