@@ -21,14 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ssl_affect.backbones.names import CONFIG_NAME, RELEASED_NAMES, WEIGHTS_NAME
 from ssl_affect.errors import CheckpointError
 from ssl_affect.files import TEMPORARY_SUFFIX, sha256_file, write_json
 
-WEIGHTS_NAME = "model.safetensors"
-CONFIG_NAME = "config.json"
-SELFTEST_NAME = "selftest.safetensors"
-CARD_NAME = "README.md"
-RELEASED_NAMES = (WEIGHTS_NAME, CONFIG_NAME, SELFTEST_NAME, CARD_NAME)  # what a released folder may hold
 FORMAT_VERSION = 1
 CKPT_KEY = "ssl_affect"  # what our trainer adds to a Lightning checkpoint
 _CKPT_PREFIX = "model."

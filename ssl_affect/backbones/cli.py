@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_affect.backbones.locate import HUB_PREFIX, by_hand_text, home, locate, store
+from ssl_affect.backbones.names import CARD_NAME, CONFIG_NAME, SELFTEST_NAME, WEIGHTS_NAME
 from ssl_affect.backbones.table import Backbone, get_backbone, list_backbones
-from ssl_affect.checkpoint import CARD_NAME, CONFIG_NAME, SELFTEST_NAME, WEIGHTS_NAME
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.files import sha256_file
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_affect import __version__
-from ssl_affect.checkpoint import CONFIG_NAME, RELEASED_NAMES, WEIGHTS_NAME
+from ssl_affect.backbones.names import CONFIG_NAME, RELEASED_NAMES, WEIGHTS_NAME
 from ssl_affect.errors import CheckpointError
 from ssl_affect.files import sha256_file
 
@@ -36,8 +36,9 @@ def fetch(
 ) -> Path:
     """Downloads a released folder, or finds it in the cache.
 
-    A download that was cut goes on where it stopped, within one call and from one call to the next. A file that does not
-    have its hash is fetched once more and then refused.
+    A connection that is cut goes on where it stopped, until six tries in a row bring nothing new; the next call then keeps
+    the files that had arrived and begins the others anew. A file that does not have its hash is fetched once more and then
+    refused.
 
     Args:
         repo: "organisation/name".
@@ -167,7 +168,8 @@ def _named_errors(where: str, offline: bool) -> Iterator[None]:
         raise CheckpointError(f"{where}: a repository is named organisation/name; {_first_line(error)}") from error
     except (of_transport, OSError) as error:
         raise CheckpointError(
-            f"{where}: the transfer failed; run the same command again, it goes on where it stopped. {_first_line(error)}"
+            f"{where}: the transfer failed; run the same command again, files that had arrived are kept."
+            f" {_first_line(error)}"
         ) from error
 
 

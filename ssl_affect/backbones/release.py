@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 from ssl_affect.backbones.card import EMPTY, empty_sections, make_card, read_card
+from ssl_affect.backbones.names import CARD_NAME, CONFIG_NAME
 from ssl_affect.backbones.selftest import Check, verify, write_selftest
 from ssl_affect.backbones.table import Backbone
-from ssl_affect.checkpoint import CARD_NAME, CONFIG_NAME, Weights, WeightsConfig, save_weights
+from ssl_affect.checkpoint import Weights, WeightsConfig, save_weights
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.files import write_text
 

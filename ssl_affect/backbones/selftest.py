@@ -20,7 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssl_affect import __version__
-from ssl_affect.checkpoint import SELFTEST_NAME, load_strict, load_weights
+from ssl_affect.backbones.names import SELFTEST_NAME
+from ssl_affect.checkpoint import load_strict, load_weights
 from ssl_affect.data.sampling import Draws
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.files import sha256_bytes, write_bytes

@@ -13,9 +13,10 @@ import torch
 
 import ssl_affect
 from ssl_affect.backbones.card import empty_sections, read_card
+from ssl_affect.backbones.names import CARD_NAME, RELEASED_NAMES
 from ssl_affect.backbones.selftest import verify
 from ssl_affect.backbones.table import get_backbone
-from ssl_affect.checkpoint import CARD_NAME, RELEASED_NAMES, load_weights
+from ssl_affect.checkpoint import load_weights
 from ssl_affect.convert.arch import infer_architecture
 from ssl_affect.convert.cli import convert_file, main
 from ssl_affect.convert.official import read_official
