@@ -22,7 +22,7 @@ from finetune.parts import PART_NAMES
 from finetune.tasks import Targets, Task
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.probing.attentive import AttentiveProbe, fit_attentive
-from ssl_affect.probing.features import Features, Precision, extract_features
+from ssl_affect.probing.features import Features, extract_features
 from ssl_affect.probing.knn import NEIGHBOURS, KNNProbe, fit_knn
 from ssl_affect.probing.linear import PENALTIES, LinearProbe, fit_linear
 from ssl_affect.probing.targets import Kind, ProbeTargets, probe_score
@@ -75,7 +75,7 @@ def fit_frozen(
     *,
     mode: Mode,
     cache: Path | None = None,
-    precision: Precision = "32-true",
+    precision: str = "32-true",
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> FrozenResult:
@@ -136,7 +136,7 @@ def _features(
     backbone: nn.Module,
     mode: Mode,
     cache: Path | None,
-    precision: Precision,
+    precision: str,
     device: torch.device | str,
 ) -> Features:
     """Features of all parts together; too many bad samples are an error of the part that they belong to."""

@@ -39,7 +39,7 @@ def probes(page: Page, folder: Path) -> None:
     rows = [row for row in read_metrics(folder / METRICS_NAME) if f"{PREFIX}rankme" in row]
     if not rows:
         return
-    names = list(dict.fromkeys(name for row in rows for name in row if name.startswith(PREFIX)))
+    names = {name: value for row in rows for name, value in row.items() if name.startswith(PREFIX)}
     asked = [name.removeprefix(PREFIX).removesuffix(_CHANCE) for name in names if name.endswith(_CHANCE)]
     page.heading("Probes")
     page.text(
@@ -53,7 +53,7 @@ def probes(page: Page, folder: Path) -> None:
     table = []
     for name in figures:
         known = [(row[name], row["step"]) for row in rows if name in row and np.isfinite(row[name])]
-        chance = next((rows[0][f"{PREFIX}{q}{_CHANCE}"] for q in asked if _is_about(name, q)), "")
+        chance = next((names[f"{PREFIX}{q}{_CHANCE}"] for q in asked if _is_about(name, q)), "")
         if known:
             highest, step = max(known)
             table.append((name.removeprefix(PREFIX), known[0][0], known[-1][0], highest, int(step), chance))
@@ -62,21 +62,22 @@ def probes(page: Page, folder: Path) -> None:
 
 def _is_about(name: str, question: str) -> bool:
     """Whether ``name`` is ``probe/QUESTION_READER_METRIC``."""
-    return name.rsplit("_", 2)[0] == PREFIX + question
+    return name.rsplit("_", 2)[0] == PREFIX + question and not name.endswith(_CHANCE)
 
 
 def _draw_probes(rows: Sequence[Mapping[str, float]], asked: Sequence[str]) -> bytes:
     panels = [*asked, "rankme", "std_mean", "cosine"]
+    last = {name: value for row in rows for name, value in row.items()}  # a run that goes on may ask for other labels
     height = -(-len(panels) // 2)
     figure = Figure(figsize=(9, 2.4 * height), dpi=100, layout="constrained")
     for axes, panel in zip(figure.subplots(height, 2, squeeze=False).flat, panels, strict=False):
-        names = [name for name in rows[0] if _is_about(name, panel)]
+        names = [name for name in last if _is_about(name, panel)]
         for name in names if panel in asked else [PREFIX + panel]:
             points = [(row["step"], row[name]) for row in rows if name in row]
             label = name.removeprefix(f"{PREFIX}{panel}_").replace("_", ", ")
             axes.plot(*zip(*points, strict=True), "o-", ms=3, lw=1, label=label)
         if panel in asked:
-            axes.axhline(rows[0][f"{PREFIX}{panel}{_CHANCE}"], color="grey", ls="--", lw=1)
+            axes.axhline(last[f"{PREFIX}{panel}{_CHANCE}"], color="grey", ls="--", lw=1)
             axes.legend(frameon=False, fontsize=8)
         axes.set_title(_PANELS.get(panel, panel), fontsize=9)
         axes.tick_params(labelsize=8)

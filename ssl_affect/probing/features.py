@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from ssl_affect.types import AudioSpec, ClipSpec
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _FORMAT = 1  # of the cache; raised when the same backbone and clips would give other features
 _PIECE = 256  # samples of one file of the cache: what an interruption loses at most
 _PROGRESS_S = 10.0
@@ -74,7 +74,7 @@ def extract_features(
     tokens: bool = False,
     batch_size: int = 16,
     num_workers: int = 0,
-    precision: Precision = "32-true",
+    precision: str = "32-true",
     device: torch.device | str | None = None,
     decoder: str = "auto",
     cache: Path | None = None,
@@ -93,7 +93,7 @@ def extract_features(
         tokens: Give the last tokens instead of pooled features; they take L times the memory.
         batch_size: Clips per batch.
         num_workers: Processes that decode.
-        precision: Of the backbone.
+        precision: Of the backbone: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         device: Where it runs; None where it is.
         decoder: See :func:`ssl_affect.data.decode.decode_video`.
         cache: Folder to look in first and to keep the features in. They are found again by the hash of the weights, the
@@ -209,7 +209,7 @@ class _Embedding:
         audio: AudioSpec | None,
         *,
         tokens: bool,
-        precision: Precision,
+        precision: str,
         device: torch.device,
     ) -> None:
         self.backbone = backbone.to(device)
@@ -295,8 +295,8 @@ def _inputs(
 def _check_backbone(backbone: nn.Module, audio: AudioSpec | None, precision: str) -> None:
     """Refuses what cannot give features."""
     name = type(backbone).__name__
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision={precision!r} is unknown; choose from {', '.join(get_args(Precision))}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision!r} is not possible here; choose from {', '.join(PRECISIONS)}")
     if getattr(backbone, "num_classes", 0):
         raise ConfigError(
             f"{name} has a head for {backbone.num_classes} outputs; make it with num_classes=0 or call"

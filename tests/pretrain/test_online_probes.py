@@ -1,7 +1,9 @@
 """Probes during pretraining: they see the encoder and leave training as it is."""
 
+import csv
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from shard_fixture import make_shards
 from pretrain.cli import main
 from pretrain.module import MaskedVideoPretraining
 from pretrain.probes import OnlineProbes
+from pretrain.report import write_report
 from ssl_affect.errors import ConfigError, RecipeMismatchError
 from ssl_affect.training.metrics import read_metrics
 
@@ -80,6 +83,7 @@ def test_report_shows_the_course_of_the_probes(probed, plain):
     page = (probed / "report.html").read_text()
     assert "<h2>Probes</h2>" in page
     assert "emotion_linear_uar" in page
+    assert "emotion_chance" not in page  # a dashed line, and a column of the table
     assert "Probes" not in (plain / "report.html").read_text()
 
 
@@ -94,6 +98,19 @@ def test_a_run_that_starts_over_probes_its_first_weights_once(tmp_path, shards, 
     assert list(column(tmp_path / "run", "probe/rankme")) == [0]
     train(tmp_path / "run", shards, *probing(labelled))
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.csv")] == [0, 1, 2]
+
+
+def test_report_of_a_run_that_went_on_with_other_labels(probed, tmp_path):
+    shutil.copytree(probed, tmp_path / "run")
+    rows = read_metrics(probed / "metrics.csv")
+    rows = [{k.replace("emotion", "mood" if row["step"] > 3 else "emotion"): v for k, v in row.items()} for row in rows]
+    with open(tmp_path / "run" / "metrics.csv", "w", newline="") as stream:
+        writer = csv.DictWriter(stream, sorted({name for row in rows for name in row}))
+        writer.writeheader()
+        writer.writerows(rows)
+    page = write_report(tmp_path / "run").read_text()
+    assert "mood_knn_uar" in page
+    assert "emotion_knn_uar" in page
 
 
 @pytest.mark.slow
