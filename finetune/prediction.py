@@ -15,7 +15,7 @@ from finetune.parts import Part
 from finetune.tasks import Targets, Task
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.placing import Views
-from ssl_affect.errors import ConfigError
+from ssl_affect.errors import ConfigError, PredictionsError
 from ssl_affect.evaluation import Predictions, ViewPrediction, make_predictions, merge_views
 from ssl_affect.evaluation.views import WindowPrediction, merge_frames
 from ssl_affect.training.ranks import of_all_ranks
@@ -102,7 +102,7 @@ def _run(module: Finetuning, batches: Iterable[ClipBatch], tasks: list[Task], mi
                     for key, view, *of_clip in zip(batch.key, _numbers(batch.view), frames, rows, strict=True)
                 )
             else:
-                labels = _labels(targets[task.name], task)
+                labels = evaluation_labels(targets[task.name], task)
                 mine.views.setdefault(task.name, []).extend(
                     ViewPrediction(key, view, 0, row, label)
                     for key, view, row, label in zip(batch.key, _numbers(batch.view), rows, labels, strict=True)
@@ -117,7 +117,7 @@ def _numbers(tensor: Tensor | None) -> list[Any]:
     return numbers
 
 
-def _labels(targets: Targets, task: Task) -> np.ndarray:
+def evaluation_labels(targets: Targets, task: Task) -> np.ndarray:
     """Labels as the evaluation takes them: class indices with -1 for missing, or values with NaN for missing."""
     values, mask = (tensor.cpu().numpy() for tensor in targets)
     if task.kind == "expression":
@@ -128,7 +128,37 @@ def _labels(targets: Targets, task: Task) -> np.ndarray:
 def _of_clips(task: Task, data: LabelledClips, views: list[ViewPrediction]) -> Predictions:
     merged = merge_views(views, activation=task.activation)
     by_key = {sample.key: number for number, sample in enumerate(data.samples)}
-    return _predictions(task, data, [by_key[key] for key in merged.ids], merged.labels, merged.probabilities)
+    samples, labels, scores = [by_key[key] for key in merged.ids], merged.labels, merged.probabilities
+    if data.average_by is None:
+        return checked_predictions(task, data, samples, labels, scores)
+    rows = _cases(data, data.average_by, samples, labels)
+    first = [numbers[0] for numbers in rows.values()]
+    means = np.stack([scores[numbers].mean(axis=0) for numbers in rows.values()])
+    return checked_predictions(task, data, [samples[row] for row in first], labels[first], means, ids=list(rows))
+
+
+def _cases(data: LabelledClips, column: str, samples: list[int], labels: np.ndarray) -> dict[str, list[int]]:
+    """Case -> its rows, in the order of the samples; the sum must not depend on which rank was first.
+
+    Raises:
+        PredictionsError: a sample has no value in the column, or the samples of a case have different labels.
+    """
+    rows: dict[str, list[int]] = {}
+    for row in sorted(range(len(samples)), key=samples.__getitem__):
+        value = data.labels(samples[row]).get(column)
+        if value is None or value == "":
+            raise PredictionsError(
+                f"data.average_by={column!r}: {data.samples[samples[row]].key} has no value there, so it belongs to no"
+                " case; build the shards with one for every sample, or leave average_by out"
+            )
+        of_case = rows.setdefault(str(value), [])
+        if of_case and not np.array_equal(labels[row], labels[of_case[0]], equal_nan=labels.dtype.kind == "f"):
+            raise PredictionsError(
+                f"data.average_by={column!r}: samples of the case {str(value)!r} have the labels {labels[of_case[0]]} and"
+                f" {labels[row]}; a case has one label, name the column that says which samples are one case"
+            )
+        of_case.append(row)
+    return rows
 
 
 def _of_frames(task: Task, data: LabelledClips, windows: list[WindowPrediction]) -> Predictions:
@@ -142,25 +172,26 @@ def _of_frames(task: Task, data: LabelledClips, windows: list[WindowPrediction])
         number = by_key[key]
         samples += [number] * count
         every = torch.arange(count).unsqueeze(0)
-        labels.append(_labels(task.encode_frames([data.labels(number)], every, [key]), task)[0])
+        labels.append(evaluation_labels(task.encode_frames([data.labels(number)], every, [key]), task)[0])
         times += data.frame_times(number)
     scores = np.concatenate([merged.values[key] for key in counts])
-    return _predictions(task, data, samples, np.concatenate(labels), scores, np.array(times))
+    return checked_predictions(task, data, samples, np.concatenate(labels), scores, np.array(times))
 
 
-def _predictions(
+def checked_predictions(
     task: Task,
     data: LabelledClips,
     samples: list[int],
     labels: np.ndarray,
     scores: np.ndarray,
     time: np.ndarray | None = None,
+    ids: list[str] | None = None,
 ) -> Predictions:
     """Checked predictions with all that is known about the samples beside them."""
     subjects = [data.subject(sample) for sample in samples]
     return make_predictions(
         task.kind,
-        ids=[data.samples[sample].key for sample in samples],
+        ids=[data.samples[sample].key for sample in samples] if ids is None else ids,
         labels=labels,
         names=task.names,
         predictions=None if task.kind == "expression" else scores,

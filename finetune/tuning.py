@@ -1,6 +1,7 @@
 """How much of a backbone is trained, and what is put on top of it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,6 +39,11 @@ class TuningSpec:
             if (getattr(self, name) is not None) != (name in needs):
                 wanted = f"needs {', '.join(needs)}" if needs else "takes none of last_k, rank and alpha"
                 raise ConfigError(f"tuning: mode={self.mode} with {name}={getattr(self, name)}; this mode {wanted}")
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder of cached features, if one is given."""
+        return None if self.cache is None else Path(self.cache)
 
     @property
     def frozen(self) -> bool:

@@ -4,9 +4,10 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pytorch_lightning.utilities import rank_zero_only
@@ -63,7 +64,7 @@ def fit(cli: RunCLI, write_report: Callable[[Path], Path]) -> int:
         return INTERRUPTED if cli.signals.interrupted else 0
     folder.begin(yaml.safe_dump(config, sort_keys=False))
     try:
-        with _log_to(folder.path / LOG_NAME):
+        with log_to(folder.path / LOG_NAME):
             _first_lines(cli, folder, steps, global_batch)
             if checkpoint is not None:
                 logger.info("going on after step %d, from %s", done, checkpoint)
@@ -95,10 +96,30 @@ def _train(
 
 
 def _first_lines(cli: RunCLI, folder: RunFolder, steps: Steps, global_batch: int) -> None:
-    """Says and writes down what is about to run."""
+    """Says and writes down what is about to be trained."""
+    module, trainer = cli.model, cli.trainer
+    peak, floor = (scale_lr(lr, global_batch) for lr in (module.optim.base_lr, module.optim.min_lr))
+    lines = (
+        f"global batch {global_batch} = {cli.datamodule.batch_size} x {trainer.world_size} devices x"
+        f" {trainer.accumulate_grad_batches} accumulated; {steps.total} steps ({steps.warmup} warm-up), the run ends"
+        f" after {trainer.max_steps}; seed {module.seed}",
+        f"learning rate {peak:.4g} (base {module.optim.base_lr:g} x {global_batch} / 256), floor {floor:.4g}",
+    )
+    length = {"total": steps.total, "warmup": steps.warmup, "stop": trainer.max_steps}
+    introduce(cli, folder, lines, global_batch=global_batch, learning_rate=peak, steps=length)
+
+
+def introduce(cli: RunCLI, folder: RunFolder, lines: Sequence[str] = (), **facts: Any) -> None:
+    """Says what is about to run, and writes it to ``run.json``.
+
+    Args:
+        cli: The parsed config.
+        folder: The run folder.
+        lines: What is said besides versions, model and data.
+        facts: What is written besides.
+    """
     module, data = cli.model, cli.datamodule
     versions = software()
-    peak, floor = (scale_lr(lr, global_batch) for lr in (module.optim.base_lr, module.optim.min_lr))
     parameters = sum(p.numel() for p in module.parameters())
     configs = [str(path) for path in cli.config["config"] or []]
     source = f", git {versions['git commit']}" if "git commit" in versions else ""
@@ -106,10 +127,7 @@ def _first_lines(cli: RunCLI, folder: RunFolder, steps: Steps, global_batch: int
         f"ssl-affect {versions['ssl-affect']}{source}, run {folder.path}, config {' + '.join(configs) or 'command line'}",
         f"model {module.description()['model']}, {parameters:,} parameters, precision {cli.trainer.precision}",
         f"data {data.summary()}",
-        f"global batch {global_batch} = {data.batch_size} x {cli.trainer.world_size} devices x"
-        f" {cli.trainer.accumulate_grad_batches} accumulated; {steps.total} steps ({steps.warmup} warm-up), the run ends"
-        f" after {cli.trainer.max_steps}; seed {module.seed}",
-        f"learning rate {peak:.4g} (base {module.optim.base_lr:g} x {global_batch} / 256), floor {floor:.4g}",
+        *lines,
     ):
         logger.info(line)
     starts = folder.read_facts().get("starts", [])
@@ -125,10 +143,8 @@ def _first_lines(cli: RunCLI, folder: RunFolder, steps: Steps, global_batch: int
         parameters=parameters,
         precision=str(cli.trainer.precision),
         devices=cli.trainer.world_size,
-        global_batch=global_batch,
-        learning_rate=peak,
-        steps={"total": steps.total, "warmup": steps.warmup, "stop": cli.trainer.max_steps},
         data=data.facts(),
+        **facts,
     )
 
 
@@ -145,7 +161,7 @@ def command_line(arguments: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
     """Copies what the console shows to a file, with the time of every line."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

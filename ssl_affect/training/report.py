@@ -53,7 +53,8 @@ def write_run_report(folder: Path, title: str, sections: Sequence[Section] = ())
     _curves(page, rows)
     for section in sections:
         section(page, folder)
-    _numbers(page, facts, rows)
+    if "steps" in facts:
+        _numbers(page, facts, rows)
     _incidents(page, folder)
     _setup(page, folder, facts)
     path = folder / REPORT_NAME
@@ -98,8 +99,11 @@ def _summary(page: Page, facts: Mapping[str, Any], rows: Rows) -> None:
     state = {"finished": "The run finished", "stopped": "The run was stopped by a signal and can go on"}.get(
         facts["state"], "The run is under way or was killed" if facts["state"] == "running" else "The run failed"
     )
-    step, stop = facts.get("step", rows[-1]["step"] if rows else 0), facts["steps"]["stop"]
-    page.text(f"{state}, at step {step:,.0f} of {stop:,}. {verdict(losses)}")
+    if "steps" in facts:
+        step, stop = facts.get("step", rows[-1]["step"] if rows else 0), facts["steps"]["stop"]
+        page.text(f"{state}, at step {step:,.0f} of {stop:,}. {verdict(losses)}")
+    else:
+        page.text(f"{state}.")
     if facts.get("error"):
         page.code(facts["error"])
 
@@ -220,14 +224,16 @@ def _setup(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
     model, data = facts["model"], dict(facts["data"])
     recipe = data.pop("recipe")
     page.heading("Run")
-    keys = ("precision", "devices", "global_batch", "learning_rate", "command", "starts")
+    keys = [
+        key for key in ("precision", "devices", "global_batch", "learning_rate", "command", "starts") if key in facts
+    ]
     page.table(
         ["", ""],
         [
             ("model", model["model"]),
             ("parameters", facts["parameters"]),
             *((key.replace("_", " "), _cell(facts[key])) for key in keys),
-            *((f"steps: {key}", value) for key, value in facts["steps"].items()),
+            *((f"steps: {key}", value) for key, value in facts.get("steps", {}).items()),
         ],
     )
     page.heading("Data")
