@@ -49,6 +49,8 @@ class LabelledClips(ClipData):
         test_views: Clips per sample in a test, which cover it evenly; 2 as published.
         predict_batch_size: Clips per device and batch in evaluation; None takes ``batch_size``.
         groups: Label columns by whose values results are told apart, such as ``sex`` or ``language``.
+        average_by: Label column that says which samples are one case: in evaluations the scores of samples with the same
+            value there are averaged (AVCAffe: ``video``). None takes every sample for itself.
 
     Attributes:
         samples: All samples of the shards by their numbers.
@@ -82,6 +84,7 @@ class LabelledClips(ClipData):
         test_views: int = 2,
         predict_batch_size: int | None = None,
         groups: Sequence[str] = (),
+        average_by: str | None = None,
     ) -> None:
         super().__init__(shards=shards, clip=clip, batch_size=batch_size, seed=seed, num_workers=num_workers)
         if test_views < 1 or (predict_batch_size is not None and predict_batch_size < 1):
@@ -99,10 +102,14 @@ class LabelledClips(ClipData):
         self.test_views = test_views
         self.predict_batch_size = predict_batch_size or batch_size
         self.groups = tuple(groups)
+        self.average_by = average_by
         self.samples = read_samples(self.shards)
-        if absent := [name for name in self.groups if not any(name in sample.labels for sample in self.samples)]:
+        wanted = [*self.groups, *([] if average_by is None else [average_by])]
+        if absent := [name for name in wanted if not any(name in sample.labels for sample in self.samples)]:
             known = sorted({name for sample in self.samples for name in sample.labels})
-            raise ConfigError(f"data: no sample has the group columns {absent}; the shards have {', '.join(known)}")
+            raise ConfigError(
+                f"data: groups and average_by name {absent}, which no sample has; the shards have {', '.join(known)}"
+            )
         self.parts = make_parts(self.shards, split, samples=self.samples)
         self.sound = None
         if audio is not None:
