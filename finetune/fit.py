@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from finetune.config import FinetuneCLI
+from finetune.crops import check_crops
 from finetune.data import LabelledClips
 from finetune.lora import merge_lora
 from finetune.module import Finetuning
@@ -29,6 +30,7 @@ from ssl_affect.training.callbacks.step import StepCallback
 from ssl_affect.training.checkpointing import FOLDER, load_checkpoint, newest_whole
 from ssl_affect.training.fit import fit
 from ssl_affect.training.ranks import of_all_ranks
+from ssl_affect.training.run import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,10 @@ class FinalTest(StepCallback):
         self.folder = folder
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Settles weights that follow from the training part."""
+        """Settles weights that follow from the training part, and keeps what is to be said beside every test."""
         fit_task_weights(pl_module, pl_module.datamodule)
+        if trainer.is_global_zero:
+            RunFolder(self.folder).update_facts(notes=pl_module.notes)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Tests; a run that was stopped is tested when it has been continued to its end."""
@@ -60,7 +64,14 @@ def fit_finetuning(cli: FinetuneCLI) -> int:
 
     Returns:
         The exit code, see :func:`ssl_affect.training.fit.fit`.
+
+    Raises:
+        RecipeMismatchError: the clips are cropped in another way than those that the weights were trained on.
     """
+    if cli.model.pretrained is not None:
+        recipe = cli.model.model.weights_config.recipe
+        allow = cli.config["allow_recipe_mismatch"]
+        cli.model.notes = check_crops(cli.datamodule.shards.recipe, recipe, allow_mismatch=allow)
     if cli.model.tuning.frozen:
         from finetune.frozen_run import fit_frozen_run
 
@@ -89,6 +100,7 @@ def run_test(folder: Path, device: str) -> None:
     logger.info("testing %s after step %d", folder, checkpoint["global_step"])
     cli.model.load_state_dict(checkpoint["state_dict"])
     cli.model.to(device)
+    cli.model.notes = RunFolder(folder).read_facts().get("notes", [])
     fit_task_weights(cli.model, cli.datamodule)
     write_model_test(cli.model, cli.datamodule, folder)
     write_report(folder)
@@ -137,7 +149,7 @@ def write_model_test(
     undecodable = {key: clip for part in of_all_ranks(data.undecodable) for key, clip in part.items()}
     if not getattr(module, "global_rank", 0) == 0:
         return
-    notes = [data.parts.statement, *data.parts.notes]
+    notes = [data.parts.statement, *data.parts.notes, *module.notes]
     if undecodable:
         notes.append(f"{len(undecodable)} samples could not be decoded and are not covered: {', '.join(undecodable)}")
     facts = {

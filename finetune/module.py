@@ -46,6 +46,9 @@ class Finetuning(TrainedModule):
         arch: Architecture arguments that differ from those of the weights or of the named model.
         compile: Compile the model with ``torch.compile``.
 
+    Attributes:
+        notes: Sentences to stand beside every result of this model.
+
     Raises:
         ConfigError: tasks share a name, a recipe lacks what its mode needs, or an argument is impossible.
     """
@@ -84,11 +87,17 @@ class Finetuning(TrainedModule):
         self.tuning = tuning
         self.mix = mix
         self.pretrained = pretrained
+        self.notes: list[str] = []
         self.front_end = None if audio is None else LogMel(audio)
         self.clip_tasks = [task for task in self.tasks if not task.spec.per_frame]
         self.frame_tasks = [task for task in self.tasks if task.spec.per_frame]
         sizes = backbone_arch(model, clip, audio, arch or {})
         self.model = create_model(model, pretrained=pretrained, **(arch or {}), **sizes)
+        if mix is not None and not mix.sound and getattr(self.model, "modality", "both") == "audio":
+            raise ConfigError(
+                "mix.sound=false with a model that only hears: its labels would be mixed and its clips not; say"
+                " --model.init_args.mix.sound=true or --model.init_args.mix=null"
+            )
         self.model.reset_classifier(sum(task.num_outputs for task in self.clip_tasks))
         self.frame_head = None
         if self.frame_tasks:
