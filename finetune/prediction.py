@@ -128,13 +128,8 @@ def evaluation_labels(targets: Targets, task: Task) -> np.ndarray:
 def _of_clips(task: Task, data: LabelledClips, views: list[ViewPrediction]) -> Predictions:
     merged = merge_views(views, activation=task.activation)
     by_key = {sample.key: number for number, sample in enumerate(data.samples)}
-    samples, labels, scores = [by_key[key] for key in merged.ids], merged.labels, merged.probabilities
-    if data.average_by is None:
-        return checked_predictions(task, data, samples, labels, scores)
-    rows = _cases(data, data.average_by, samples, labels)
-    first = [numbers[0] for numbers in rows.values()]
-    means = np.stack([scores[numbers].mean(axis=0) for numbers in rows.values()])
-    return checked_predictions(task, data, [samples[row] for row in first], labels[first], means, ids=list(rows))
+    samples = [by_key[key] for key in merged.ids]
+    return checked_predictions(task, data, samples, merged.labels, merged.probabilities)
 
 
 def _cases(data: LabelledClips, column: str, samples: list[int], labels: np.ndarray) -> dict[str, list[int]]:
@@ -185,13 +180,18 @@ def checked_predictions(
     labels: np.ndarray,
     scores: np.ndarray,
     time: np.ndarray | None = None,
-    ids: list[str] | None = None,
 ) -> Predictions:
-    """Checked predictions with all that is known about the samples beside them."""
+    """Checked predictions with all that is known about the samples beside them; of clips one per ``data.average_by``."""
+    ids = [data.samples[sample].key for sample in samples]
+    if data.average_by is not None and time is None:
+        rows = _cases(data, data.average_by, samples, labels)
+        first = [numbers[0] for numbers in rows.values()]
+        scores = np.stack([scores[numbers].mean(axis=0) for numbers in rows.values()])
+        ids, samples, labels = list(rows), [samples[row] for row in first], labels[first]
     subjects = [data.subject(sample) for sample in samples]
     return make_predictions(
         task.kind,
-        ids=[data.samples[sample].key for sample in samples] if ids is None else ids,
+        ids=ids,
         labels=labels,
         names=task.names,
         predictions=None if task.kind == "expression" else scores,
