@@ -223,7 +223,8 @@ def backbone_arch(model: str, clip: ClipSpec, audio: AudioSpec | None, arch: dic
     Raises:
         ConfigError: ``arch`` gives one of them too, or sound and model do not fit.
     """
-    takes_sound = "audio_size" in inspect.signature(model_info(model).backbone).parameters
+    takes = inspect.signature(model_info(model).backbone).parameters
+    takes_sound = "audio_size" in takes
     modality = arch.get("modality", "both" if takes_sound else "video")
     if takes_sound and (audio is not None) != (modality != "video"):
         raise ConfigError(
@@ -231,8 +232,9 @@ def backbone_arch(model: str, clip: ClipSpec, audio: AudioSpec | None, arch: dic
             " arch.modality=video for one that only sees"
         )
     if audio is not None and not takes_sound:
-        raise ConfigError(f"{model} does not hear: leave data.audio out, or choose a hicmae model")
+        raise ConfigError(f"{model} does not hear: leave data.audio out, or choose a model that does, such as hicmae_base")
     given: dict[str, Any] = {"img_size": clip.size, "num_frames": clip.num_frames}
+    given = {name: value for name, value in given.items() if name in takes}
     if audio is not None:
         given["audio_size"] = (audio.num_frames, audio.num_mel_bins)
     for name in given.keys() & arch.keys():

@@ -1,5 +1,6 @@
 """Networks by name. Importing this package registers all of them."""
 
+from ssl_affect.models import hand_made as _hand_made  # noqa: F401  (registers its models)
 from ssl_affect.models import hicmae as _hicmae  # noqa: F401  (registers its models)
 from ssl_affect.models import mae_dfer as _mae_dfer  # noqa: F401  (registers its models)
 from ssl_affect.models import svfap as _svfap  # noqa: F401  (registers its models)

@@ -75,7 +75,7 @@ def _build(weights: Weights, num_classes: int, path: Path, arch: Mapping[str, An
 
 def _of_pretraining(info: ModelInfo, state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The backbone's part of pretraining weights; a method may need to know some arguments of the backbone for it."""
-    take: Callable[..., dict[str, Tensor]] = info.pretraining.backbone_state_dict  # type: ignore[attr-defined]
+    take: Callable[..., dict[str, Tensor]] = info.pretraining.backbone_state_dict  # type: ignore[attr-defined, union-attr]
     arch: dict[str, Any] = model.spec.arch  # type: ignore[assignment, union-attr]
     return take(state, **{name: arch[name] for name in inspect.signature(take).parameters if name in arch})
 

@@ -27,7 +27,8 @@ class ModelInfo:
         name: What the user says: family, underscore, size.
         origin: Published where, or ours.
         backbone: Class of the backbone; takes keyword arguments only, one of them ``num_classes``.
-        pretraining: Class of the pretraining model; takes a backbone and keyword arguments.
+        pretraining: Class of the pretraining model; takes a backbone and keyword arguments. None for hand-made features,
+            which nothing is learned for.
         pretraining_backbone: Arguments of the backbone that pretraining fixes.
         arch: What differs from the defaults of both classes.
     """
@@ -35,7 +36,7 @@ class ModelInfo:
     name: str
     origin: str
     backbone: Callable[..., nn.Module]
-    pretraining: Callable[..., nn.Module]
+    pretraining: Callable[..., nn.Module] | None
     pretraining_backbone: Mapping[str, Any]
     arch: Mapping[str, Any]
 
@@ -65,7 +66,7 @@ def register(
     *,
     origin: str,
     backbone: Callable[..., nn.Module],
-    pretraining: Callable[..., nn.Module],
+    pretraining: Callable[..., nn.Module] | None,
     arch: Mapping[str, Any],
     pretraining_backbone: Mapping[str, Any],
 ) -> None:
@@ -86,9 +87,15 @@ def register(
     )
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names that match a wildcard pattern, sorted: ``list_models("mae_dfer*")``."""
-    return sorted(name for name in _MODELS if fnmatchcase(name, pattern))
+def list_models(pattern: str = "*", *, hand_made: bool = False) -> list[str]:
+    """Names that match a wildcard pattern, sorted: ``list_models("mae_dfer*")``.
+
+    Args:
+        pattern: Wildcards as in file names.
+        hand_made: List hand-made features too, which are baselines and cannot be pretrained.
+    """
+    names = (name for name, info in _MODELS.items() if hand_made or info.pretraining is not None)
+    return sorted(name for name in names if fnmatchcase(name, pattern))
 
 
 def model_info(name: str) -> ModelInfo:
@@ -98,9 +105,8 @@ def model_info(name: str) -> ModelInfo:
         ConfigError: no such model; the message has the closest name and all others.
     """
     if name not in _MODELS:
-        raise ConfigError(
-            f"{name!r} is not a model{_closest(name, list_models())}; choose from {', '.join(list_models())}"
-        )
+        names = list_models(hand_made=True)
+        raise ConfigError(f"{name!r} is not a model{_closest(name, names)}; choose from {', '.join(names)}")
     return _MODELS[name]
 
 
@@ -119,11 +125,15 @@ def resolve_arch(name: str, task: Task, arch: Mapping[str, Any]) -> dict[str, An
         ConfigError: the name or an argument is unknown, or a value is of the wrong kind.
     """
     info = model_info(name)
+    if task == "pretrain" and info.pretraining is None:
+        raise ConfigError(
+            f"{name} is made of hand-made features, which cannot be pretrained; choose from {', '.join(list_models())}"
+        )
     parameters = _parameters(info, task)
     for key, value in arch.items():
         if key not in parameters:
             other: Task = "classify" if task == "pretrain" else "pretrain"
-            elsewhere = key in _parameters(info, other)
+            elsewhere = info.pretraining is not None and key in _parameters(info, other)
             maker = {"pretrain": "create_pretraining_model", "classify": "create_model"}
             hint = f"; it belongs to {maker[other]}" if elsewhere else _closest(key, list(parameters))
             raise ConfigError(
@@ -151,7 +161,7 @@ def create_pretraining_model(name: str, **arch: Any) -> nn.Module:
     info, values = model_info(name), resolve_arch(name, "pretrain", arch)
     of_backbone = inspect.signature(info.backbone).parameters
     backbone = info.backbone(**{k: v for k, v in values.items() if k in of_backbone}, **info.pretraining_backbone)
-    model = info.pretraining(backbone, **{k: v for k, v in values.items() if k not in of_backbone})
+    model = _pretraining(info)(backbone, **{k: v for k, v in values.items() if k not in of_backbone})
     model.spec = ModelSpec(name=name, task="pretrain", arch=values)  # type: ignore[assignment]
     return model
 
@@ -188,13 +198,19 @@ def create_model(name: str, *, num_classes: int = 0, pretrained: str | Path | No
     return model
 
 
+def _pretraining(info: ModelInfo) -> Callable[..., nn.Module]:
+    if info.pretraining is None:
+        raise ConfigError(f"{info.name} is made of hand-made features, which cannot be pretrained")
+    return info.pretraining
+
+
 def _parameters(info: ModelInfo, task: Task) -> dict[str, inspect.Parameter]:
     """The arguments that a user may set."""
     backbone = inspect.signature(info.backbone).parameters
     names = {k: p for k, p in backbone.items() if k != "num_classes"}
     if task == "pretrain":
         names = {k: p for k, p in names.items() if k not in info.pretraining_backbone}
-        own = list(inspect.signature(info.pretraining).parameters.items())[1:]  # the first is the backbone
+        own = list(inspect.signature(_pretraining(info)).parameters.items())[1:]  # the first is the backbone
         names |= dict(own)
     return names
 
