@@ -27,7 +27,6 @@ class PixelStatistics(nn.Module):
     """
 
     depth = 0
-    modality = "video"
 
     def __init__(self, *, img_size: int = 160, num_frames: int = 16, cells: int = 10, num_classes: int = 0) -> None:
         super().__init__()
@@ -96,16 +95,15 @@ class LogMelStatistics(nn.Module):
         self.fc_norm = nn.Identity()
         self.reset_classifier(num_classes)
 
-    def forward(self, video: None, audio: Tensor, *, audio_valid: Tensor | None = None) -> Tensor:
+    def forward(self, video: None = None, audio: Tensor | None = None, *, audio_valid: Tensor | None = None) -> Tensor:
         """[B, 1, time, mel] -> features [B, 4 * mel], or logits; zeros for clips without sound.
 
         Raises:
             ConfigError: pictures are given, or the spectrogram has another size.
         """
-        if video is not None or audio.shape[1:] != (1, *self.audio_size):
-            raise ConfigError(
-                f"logmel_statistics: spectrogram {list(audio.shape[1:])}, made for {[1, *self.audio_size]}, and no video"
-            )
+        given = None if audio is None else list(audio.shape[1:])
+        if video is not None or audio is None or given != [1, *self.audio_size]:
+            raise ConfigError(f"logmel_statistics: spectrogram {given}, made for {[1, *self.audio_size]}, and no video")
         rows = audio[:, 0]
         change = rows.diff(dim=1)
         parts = [part for x in (rows, change) for part in (x.mean(dim=1), x.std(dim=1, correction=0))]
