@@ -21,6 +21,8 @@ _PUBLIC = {
     "convert_state_dict": "ssl_affect.convert",
     "create_model": "ssl_affect.models",
     "create_pretraining_model": "ssl_affect.models",
+    "extract_features": "ssl_affect.extract",
+    "features_array": "ssl_affect.extract",
     "from_pretrained": "ssl_affect.models",
     "list_backbones": "ssl_affect.backbones.table",
     "list_models": "ssl_affect.models",
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from ssl_affect.backbones.table import list_backbones as list_backbones
     from ssl_affect.convert import convert_state_dict as convert_state_dict
     from ssl_affect.data.shardset import ShardSet as ShardSet
+    from ssl_affect.extract import extract_features as extract_features
+    from ssl_affect.extract import features_array as features_array
     from ssl_affect.masking import make_mask as make_mask
     from ssl_affect.models import create_model as create_model
     from ssl_affect.models import create_pretraining_model as create_pretraining_model

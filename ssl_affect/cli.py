@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("ssl_affect.export:main", "turn a training checkpoint into safetensors and a config"),
     "convert": ("ssl_affect.convert.cli:main", "import a checkpoint of the authors' repositories"),
     "backbones": ("ssl_affect.backbones.cli:main", "released weights: list, info, download, verify, push"),
+    "extract": ("ssl_affect.extract.cli:main", "features of the faces in your videos, as a table"),
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
     "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
     "demo": ("ssl_affect.demo:main", "the whole road on synthetic faces or on your own videos"),
