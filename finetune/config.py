@@ -1,7 +1,5 @@
 """The parser of ``ssl-affect finetune fit``: which classes its keys come from."""
 
-from ssl_affect.data.augment import AugmentSpec
-
 from finetune.data import LabelledClips
 from finetune.mixup import MixSpec
 from finetune.module import Finetuning
@@ -10,6 +8,7 @@ from finetune.split import SplitSpec
 from finetune.tasks import TaskSpec
 from finetune.tuning import TuningSpec
 from ssl_affect.data.audio_augment import WaveAugment
+from ssl_affect.data.augment import AugmentSpec
 from ssl_affect.training.config import CONFIGS, RunCLI
 from ssl_affect.training.schedule import OptimSpec, ScheduleSpec
 from ssl_affect.types import AudioSpec, ClipSpec
@@ -29,6 +28,7 @@ class FinetuneCLI(RunCLI):
         ("seed_everything", "model.init_args.seed"),
         ("seed_everything", "data.seed"),
     )
+    said = ("model.init_args.pretrained", "data.augment.rand_augment", "data.augment.crop_scale")
     parts = {"validation": Selection}  # noqa: RUF012  # as in the base class
     key_classes = (
         Finetuning, TaskSpec, TuningSpec, MixSpec, OptimSpec, ScheduleSpec, SplitSpec, ClipSpec, AudioSpec, AugmentSpec,

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -47,6 +47,8 @@ class RunCLI(LightningCLI):
         module_class: The module, or the base of those that ``model.class_path`` names.
         data_class: The data module.
         links: Values that exist once although two classes need them: (where it is given, where it goes).
+        said: Keys without a default whose value may be null. The parser takes null where one is left out; these have to be
+            said, a key of a group where the group is given.
         parts: Callbacks with keys of their own, by the name of their group.
         key_classes: Further classes whose arguments are keys of a config; for the closest name of a misspelt one.
     """
@@ -57,6 +59,7 @@ class RunCLI(LightningCLI):
     module_class: ClassVar[type]
     data_class: ClassVar[type]
     links: ClassVar[Sequence[tuple[str, str]]]
+    said: ClassVar[Sequence[str]] = ()
     parts: ClassVar[Mapping[str, type[Callback]]] = {}
     key_classes: ClassVar[Sequence[Callable[..., Any]]] = ()
 
@@ -142,13 +145,15 @@ class RunCLI(LightningCLI):
         quiet_lightning()
         check_linked_keys(argv, cls.links)
         try:
-            return cls(argv)
+            parsed = cls(argv)
         except ArgumentError as error:
             raise ConfigError(explain(str(error), cls.known_keys(), cls.command)) from error
         except ValueError as error:
             if "Does not validate against any of the Union subtypes" not in str(error):
                 raise
             raise ConfigError(explain(str(error), cls.known_keys(), cls.command)) from error
+        check_said_keys(argv, cls.said)
+        return parsed
 
     @classmethod
     def known_keys(cls) -> set[str]:
@@ -182,16 +187,41 @@ def check_linked_keys(argv: list[str], links: Sequence[tuple[str, str]]) -> None
     Raises:
         ConfigError: a file sets such a key.
     """
-    for path in _config_files(argv):
-        if not path.is_file():
-            continue  # the parser says so
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            continue  # the parser says so
+    for path, values in _configs(argv):
         for source, target in links:
             if _has(values, target.split(".")):
                 raise ConfigError(f"{path}: {target} follows from {source}; leave it out and set {source}")
+
+
+def check_said_keys(argv: list[str], keys: Sequence[str]) -> None:
+    """Refuses configs that leave a key out whose null has to be said; the parser would take null for it.
+
+    Args:
+        argv: Arguments after the command.
+        keys: Such keys. One whose group (``data.augment`` of ``data.augment.flip``) is not given is not asked for.
+
+    Raises:
+        ConfigError: a key is in no file and not among the arguments.
+    """
+    files = [values for _, values in _configs(argv)]
+    options = {word.split("=", 1)[0].removeprefix("--").replace(".init_args", "") for word in argv if word[:2] == "--"}
+    for key in keys:
+        path, short = key.split("."), key.replace(".init_args", "")
+        group = short.rpartition(".")[0]
+        given = any(_has(values, path) for values in files) or options & {short, group}
+        asked_for = any(_has(values, path[:-1], filled=True) for values in files)
+        if asked_for and not given:
+            raise ConfigError(f"config: the following keys are required: {key}; it may be null, but has to be said")
+
+
+def _configs(argv: list[str]) -> Iterator[tuple[Path, Any]]:
+    """The config files of a command and what they say; the parser complains about those that cannot be read."""
+    for path in _config_files(argv):
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            continue
+        yield path, values
 
 
 def _config_files(argv: list[str]) -> list[Path]:
@@ -200,5 +230,8 @@ def _config_files(argv: list[str]) -> list[Path]:
     return following + [Path(word.split("=", 1)[1]) for word in argv if word.startswith("--config=")]
 
 
-def _has(values: Any, keys: list[str]) -> bool:
-    return not keys or (isinstance(values, Mapping) and keys[0] in values and _has(values[keys[0]], keys[1:]))
+def _has(values: Any, keys: list[str], *, filled: bool = False) -> bool:
+    """Whether nested keys are there; ``filled``: and hold something."""
+    if not keys:
+        return values is not None or not filled
+    return isinstance(values, Mapping) and keys[0] in values and _has(values[keys[0]], keys[1:], filled=filled)
