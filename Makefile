@@ -4,13 +4,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # The demo reads videos from VIDEOS; left empty, it makes synthetic talking faces first.
 VIDEOS ?=
-OUT    ?= $(if $(VIDEOS),demo_videos,demo)
+# mae_dfer, svfap or hicmae
+METHOD ?= mae_dfer
+OUT    ?= demo$(if $(filter-out mae_dfer,$(METHOD)),_$(METHOD))$(if $(VIDEOS),_videos)
 # Tests run in this many processes of one thread each.
 JOBS   ?= 2
 
 .PHONY: help venv demo lint test test-slow test-gpu bench clean
 help:
-	@echo "make demo [VIDEOS=dir]  the whole road: videos -> shards -> pretraining -> report.html"
+	@echo "make demo [METHOD=mae_dfer|svfap|hicmae] [VIDEOS=dir]"
+	@echo "                        the whole road: videos -> shards -> pretraining -> report.html -> probes and finetuning"
 	@echo "make test               lint and the default test suite"
 	@echo "make test-slow          the tests marked slow    make test-gpu  those that need a GPU"
 	@echo "make bench              benchmarks, with a table in benchmarks/results/"
@@ -23,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 venv: $(VENV)/.installed
 
 demo: venv
-	$(BIN)/ssl-affect demo --out $(OUT) $(if $(VIDEOS),--videos "$(VIDEOS)")
+	$(BIN)/ssl-affect demo --method $(METHOD) --out $(OUT) $(if $(VIDEOS),--videos "$(VIDEOS)")
 
 lint: venv
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune.mixup import MixSpec, mix_batch
 from finetune.tasks import Targets, Task, TaskSpec, make_task, mix_targets
-from finetune.tuning import FrameHead, TuningSpec, apply_tuning
+from finetune.tuning import FrameHead, TuningSpec, apply_tuning, frame_width, freeze_pooling
 from ssl_affect.data.augment import prepare_augmented
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.sampling import Draws
@@ -43,6 +43,7 @@ class Finetuning(TrainedModule):
         optim: Optimizer settings; null only with frozen features.
         schedule: Length of the run; null only with frozen features.
         mix: Mixup and CutMix; null mixes nothing.
+        scratch: Take the architecture of ``pretrained``, but draw new weights: what pretraining has to beat.
         arch: Architecture arguments that differ from those of the weights or of the named model.
         compile: Compile the model with ``torch.compile``.
 
@@ -66,6 +67,7 @@ class Finetuning(TrainedModule):
         optim: OptimSpec | None,
         schedule: ScheduleSpec | None,
         mix: MixSpec | None = None,
+        scratch: bool = False,
         arch: dict[str, Any] | None = None,
         compile: bool = False,
     ) -> None:
@@ -98,15 +100,20 @@ class Finetuning(TrainedModule):
                 "mix.sound=false with a model that only hears: its labels would be mixed and its clips not; say"
                 " --model.init_args.mix.sound=true or --model.init_args.mix=null"
             )
+        if scratch:
+            if pretrained is None:
+                raise ConfigError("scratch=true draws new weights for the architecture of pretrained=; give that too")
+            self.model.init_weights()
+            self.notes.append(f"from scratch: the architecture of {pretrained}, with new random weights")
         self.model.reset_classifier(sum(task.num_outputs for task in self.clip_tasks))
         self.frame_head = None
         if self.frame_tasks:
-            width = self.model.spec.arch["embed_dim"]
-            self.frame_head = FrameHead(width, sum(task.num_outputs for task in self.frame_tasks))
+            self.frame_head = FrameHead(frame_width(self.model), sum(task.num_outputs for task in self.frame_tasks))
         apply_tuning(self.model, tuning)
         if not self.clip_tasks:
-            self.model.fc_norm.requires_grad_(False)  # nothing passes through it
-        self.network = torch.compile(self.model) if compile else self.model
+            freeze_pooling(self.model)
+        # A function and not a module, so that a checkpoint has the same names with and without ``compile``.
+        self.forward_clips = torch.compile(self.model.forward) if compile else self.model.forward
 
     @property
     def hears(self) -> bool:
@@ -115,26 +122,32 @@ class Finetuning(TrainedModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Loss of one batch, mixed as the recipe says."""
-        video, audio = self.prepare(batch, training=True)
+        parts = self.trainer.accumulate_grad_batches
+        number = (self.global_step * parts + batch_idx % parts) * self.trainer.world_size + self.global_rank
+        video, audio = self.prepare(batch, number=number)
         targets = self.targets(batch)
         if self.mix is not None and not batch.is_blank:
-            draws = Draws(self.seed, self.global_step * max(1, self.trainer.world_size) + self.global_rank, MIX_STREAM)
+            draws = Draws(self.seed, number, MIX_STREAM)
             video, audio, lam, order = mix_batch(video, audio, batch.audio_valid, self.mix, draws)
             targets = {name: mix_targets(target, order, lam) for name, target in targets.items()}
         outputs = self.predict(video, audio, batch.audio_valid)
         return step_output(self.losses(outputs, targets), batch.weight)
 
-    def prepare(self, batch: ClipBatch, *, training: bool = False) -> tuple[Tensor | None, Tensor | None]:
+    def prepare(self, batch: ClipBatch, *, number: int | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Pictures [B, 3, T, H, W] and spectrograms [B, 1, time, mel] on the device, normalised; None for what the model
         does not take.
+
+        Args:
+            batch: Clips on the device.
+            number: Number of the training batch over all steps and ranks, by which noise is drawn; None in evaluations.
 
         Raises:
             ConfigError: the model hears and the batch has no sound.
         """
-        noise = seeded_generator(self.seed, NOISE_STREAM, self.global_step, self.global_rank) if training else None
+        noise = None if number is None else seeded_generator(self.seed, NOISE_STREAM, number)
         video = None
         if getattr(self.model, "modality", "both") != "audio":
-            flip, erase = (batch.flip, batch.erase) if training else (None, None)
+            flip, erase = (None, None) if number is None else (batch.flip, batch.erase)
             video = prepare_augmented(batch.video, batch.crop, flip, erase, self.clip.size, noise)
         if self.front_end is None:
             return video, None
@@ -150,12 +163,12 @@ class Finetuning(TrainedModule):
         extra = {"audio_valid": audio_valid} if audio is not None and audio_valid is not None else {}
         found: dict[str, Tensor] = {}
         if self.clip_tasks:
-            parts = self.network(*inputs, **extra).split([task.num_outputs for task in self.clip_tasks], dim=1)
+            parts = self.forward_clips(*inputs, **extra).split([task.num_outputs for task in self.clip_tasks], dim=1)
             found |= {task.name: part for task, part in zip(self.clip_tasks, parts, strict=True)}
         if self.frame_head is not None:
             tokens = self.model.forward_features(*inputs, **extra)
             tokens = tokens.video if hasattr(tokens, "video") else tokens
-            outputs = self.frame_head(tokens, self.model.grid.t, self.model.spec.arch["tubelet_size"])
+            outputs = self.frame_head(tokens, self.model.grid.h * self.model.grid.w, self.clip.num_frames)
             parts = outputs.split([task.num_outputs for task in self.frame_tasks], dim=2)
             found |= {task.name: part for task, part in zip(self.frame_tasks, parts, strict=True)}
         return found
@@ -202,6 +215,11 @@ class Finetuning(TrainedModule):
     # What the optimizer asks a model about: the network and the head for frames together.
 
     @property
+    def trained(self) -> "Finetuning":
+        """The network and the head for frames."""
+        return self
+
+    @property
     def depth(self) -> int:
         """Blocks of the network."""
         return int(self.model.depth)
@@ -232,7 +250,9 @@ def backbone_arch(model: str, clip: ClipSpec, audio: AudioSpec | None, arch: dic
             " arch.modality=video for one that only sees"
         )
     if audio is not None and not takes_sound:
-        raise ConfigError(f"{model} does not hear: leave data.audio out, or choose a model that does, such as hicmae_base")
+        raise ConfigError(
+            f"{model} does not hear: leave data.audio out, or choose a model that does, such as hicmae_base"
+        )
     given: dict[str, Any] = {"img_size": clip.size, "num_frames": clip.num_frames}
     given = {name: value for name, value in given.items() if name in takes}
     if audio is not None:

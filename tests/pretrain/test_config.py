@@ -10,7 +10,8 @@ from pretrain.config import PretrainCLI
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.training.config import explain
 
-RECIPES = [SMOKE, CONFIGS / "demo.yaml", *sorted((CONFIGS / "pretrain").glob("*.yaml"))]
+DEMO = [CONFIGS / "demo" / f"{name}.yaml" for name in ("mae_dfer", "svfap", "hicmae")]
+RECIPES = [SMOKE, *DEMO, *sorted((CONFIGS / "pretrain").glob("*.yaml"))]
 OVERLAYS = sorted((CONFIGS / "cluster").glob("*.yaml"))
 
 

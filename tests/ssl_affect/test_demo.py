@@ -1,8 +1,10 @@
 """The demo: its plan, its journal, its verdict, interruption; and, marked slow, the road itself on a tiny scale."""
 
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ssl_affect import demo
-from ssl_affect.demo import Step, data_steps, find_recipe, main, read_losses, run_step, summary, training_steps
+from ssl_affect.demo import main, steps
+from ssl_affect.demo.results import read_losses, summary
+from ssl_affect.demo.running import JOURNAL, run_step
+from ssl_affect.demo.steps import LABELLED, METHODS, Step, data_steps, training_steps, transfer_steps
 from ssl_affect.errors import ConfigError, SslAffectError
 
 
@@ -25,19 +29,54 @@ def write_results(out: Path, losses: list[float], constant: float) -> None:
     (out / "run" / "metrics.csv").write_text("\n".join(["step,train/loss,train/constant", *rows]) + "\n")
 
 
-def test_the_road_is_whole_and_in_order(tmp_path):
+def words(made: list[Step]) -> list[str]:
+    return [step.command[1] if step.command[0] == "shards" else step.command[0] for step in made]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_road_is_whole_and_in_order(tmp_path, name):
     write_results(tmp_path, [1.0], constant=1.0)
-    steps = data_steps(tmp_path, None, 2) + training_steps(tmp_path, find_recipe("mae_dfer"), "mae_dfer")
-    words = [step.command[1] if step.command[0] == "shards" else step.command[0] for step in steps]
-    assert words == ["synth", "build", "verify", "stats", "view", "pretrain", "export"]
-    own = data_steps(tmp_path, Path("films"), 2)
+    method = METHODS[name]
+    made = ["synth", "build"] * (2 if method.held_out else 1)
+    assert words(data_steps(tmp_path, method, None, 2)) == [*made, "verify", "stats", "view"]
+    assert words(training_steps(tmp_path, method)) == ["pretrain", "export"]
+    assert words(transfer_steps(tmp_path, method, 2)) == ["synth", "build", *["finetune"] * 5]
+    own = data_steps(tmp_path, method, Path("films"), 2)
     assert own[0].command[:3] == ("shards", "build", "films")
+    for step in transfer_steps(tmp_path, method, 2):
+        paths = [Path(after) for word, after in itertools.pairwise(step.command) if word == "--config"]
+        assert all(path.is_file() for path in paths)
+
+
+def test_labelled_people_are_drawn_by_another_seed():
+    for method in METHODS.values():
+        assert "--seed" not in method.synthetic
+    assert LABELLED[LABELLED.index("--seed") + 1] != "0"
+
+
+def test_held_out_clips_follow_the_training_clips_of_the_same_people():
+    method = METHODS["hicmae"]
+    train, held_out = (dict(zip(x[::2], x[1::2], strict=True)) for x in (method.synthetic, method.held_out))
+    assert held_out["--first"] == train["--clips"]
+    assert {**train, "--clips": ""} == {k: v for k, v in {**held_out, "--clips": ""}.items() if k != "--first"}
 
 
 def test_few_clips_get_a_small_batch(tmp_path):
     write_results(tmp_path, [1.0], constant=1.0)  # 4 clips
-    command = training_steps(tmp_path, find_recipe("mae_dfer"), "mae_dfer")[0].command
+    command = training_steps(tmp_path, METHODS["mae_dfer"])[0].command
     assert command[-2:] == ("--data.batch_size", "4")
+
+
+def test_retrieval_is_shown_with_its_clips_and_chance(tmp_path):
+    write_results(tmp_path, [1.0] * 5, constant=1.0)
+    (tmp_path / "held_out_shards").mkdir()
+    (tmp_path / "held_out_shards" / "manifest.json").write_text(json.dumps({"num_samples": 64}))
+    columns = "step,train/loss,train/constant,val/metric_retrieval,val/metric_retrieval_chance"
+    lines = [columns, "1,0.5,1.0,0.1,0.0625", "2,0.4,1.0,0.25,0.0625"]
+    (tmp_path / "run" / "metrics.csv").write_text("\n".join(lines) + "\n")
+    rows = dict(summary(tmp_path))
+    assert rows["voice found among its batch"].startswith("25.0% of 64 held-out clips")
+    assert "6.2%" in rows["voice found among its batch"]
 
 
 @pytest.mark.parametrize(("last", "word"), [(0.3, "pass"), (0.95, "fail")])
@@ -58,7 +97,7 @@ def test_losses_need_rows(tmp_path):
 def test_missing_configs_and_videos_are_explained(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="not a folder"):
         main(["--out", str(tmp_path), "--videos", str(tmp_path / "nowhere")])
-    monkeypatch.setattr(demo, "CONFIGS", tmp_path)
+    monkeypatch.setattr(steps, "CONFIGS", tmp_path)
     with pytest.raises(ConfigError, match="clone it"):
         main(["--out", str(tmp_path)])
 
@@ -77,8 +116,8 @@ def test_long_output_goes_to_a_file(tmp_path, capsys):
 
 
 def test_a_damaged_journal_is_refused_by_name(tmp_path):
-    (tmp_path / demo.JOURNAL).write_text("[1")
-    with pytest.raises(ConfigError, match=demo.JOURNAL):
+    (tmp_path / JOURNAL).write_text("[1")
+    with pytest.raises(ConfigError, match=JOURNAL):
         main(["--out", str(tmp_path)])
 
 
@@ -109,19 +148,18 @@ def test_the_whole_road_on_four_clips_and_again(tmp_path):
     made = ["shards", "synth", "--out", str(videos), "--clips", "4", "--identities", "2", "--seconds", "1.5"]
     subprocess.run([*cli, *made], check=True)
     configs = tmp_path / "configs"
-    configs.mkdir()
-    for name in ("base.yaml", "demo.yaml"):
-        text = (demo.CONFIGS / name).read_text()
-        short = re.sub(r"steps: \d+, warmup_steps: \d+", "steps: 20, warmup_steps: 2", text)
-        (configs / name).write_text(re.sub("log_every_n_steps: [0-9]+", "log_every_n_steps: 5", short))
-    assert "steps: 20" in (configs / "demo.yaml").read_text()
-    code = "import sys, pathlib; from ssl_affect import demo, cli; demo.CONFIGS = pathlib.Path(sys.argv[1]);"
-    code += " sys.exit(cli.main(sys.argv[2:]))"
+    shutil.copytree(steps.CONFIGS, configs)
+    recipe = configs / "demo" / "mae_dfer.yaml"
+    short = re.sub(r"steps: \d+, warmup_steps: \d+", "steps: 20, warmup_steps: 2", recipe.read_text())
+    recipe.write_text(re.sub("log_every_n_steps: [0-9]+", "log_every_n_steps: 5", short))
+    assert "steps: 20" in recipe.read_text()
+    code = "import sys, pathlib; from ssl_affect import cli; from ssl_affect.demo import steps;"
+    code += " steps.CONFIGS = pathlib.Path(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
     out = tmp_path / "demo"
     command = [sys.executable, "-c", code, str(configs), "demo", "--out", str(out), "--videos", str(videos)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert "clips found                4" in first.stdout, first.stdout + first.stderr
+    assert re.search(r"clips found +4\n", first.stdout), first.stdout + first.stderr
     assert (out / "run" / "report.html").is_file()
     assert (out / "weights" / "config.json").is_file()
     second = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
