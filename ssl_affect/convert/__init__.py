@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ssl_affect.convert import hicmae, mae_dfer, svfap
+from ssl_affect.convert import hicmae, mae_dfer, svfap, videomae
 from ssl_affect.convert.official import load_official
 from ssl_affect.errors import ConfigError
 
@@ -16,6 +16,7 @@ SOURCES: dict[str, Callable[[Mapping[str, Tensor], str], dict[str, Tensor]]] = {
     "hicmae": hicmae.convert,
     "mae_dfer": mae_dfer.convert,
     "svfap": svfap.convert,
+    "videomae": videomae.convert,
 }
 
 

@@ -154,10 +154,21 @@ def _hicmae(state: Mapping[str, Tensor], task: Task) -> Found:
     return found, needed
 
 
+def _videomae(state: Mapping[str, Tensor], task: Task) -> Found:
+    prefix = "encoder." if task == "pretrain" else ""
+    found = _tubelets(state, prefix) | _encoder(state, prefix)
+    needed = _FRAMES | {"img_size": _Unseen("input_size", 224)} | _heads(num_heads=found["embed_dim"])
+    if task == "pretrain":
+        found |= _decoder(state, "decoder.", "mask_token")
+        needed |= _heads(decoder_num_heads=found["decoder_embed_dim"])
+    return found, needed
+
+
 _READERS: dict[str, Callable[[Mapping[str, Tensor], Task], Found]] = {
     "hicmae": _hicmae,
     "mae_dfer": _mae_dfer,
     "svfap": _svfap,
+    "videomae": _videomae,
 }
 
 

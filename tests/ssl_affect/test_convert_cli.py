@@ -42,6 +42,7 @@ CASES = {
         [*HICMAE, "skip_layers=[1,2,4]", "decoder_num_heads=3", "audio_decoder_num_heads=2"],
     ),
     "hicmae-finetune": ({"input_size": 24, "num_frames": 8}, HICMAE),
+    "videomae-finetune": ({"input_size": 32, "num_frames": 8}, ["num_heads=2"]),
 }
 
 
