@@ -6,7 +6,7 @@ from pathlib import Path
 from ssl_affect.errors import ConfigError
 
 USAGE = """usage: ssl-affect finetune fit --config RECIPE.yaml [--config OVERLAY.yaml ...] [--KEY VALUE ...]
-       ssl-affect finetune test RUN [--device DEVICE]
+       ssl-affect finetune test RUN [--device DEVICE] [--KEY VALUE ...]
        ssl-affect finetune join RUN RUN ... --out DIR
        ssl-affect finetune report RUN
 
@@ -18,7 +18,8 @@ fit     Trains a backbone, or a probe on its frozen features, on labelled shards
         --run DIR        the folder of the run
         --print_config   the merged config
         --help           every key with its meaning
-test    Predicts the test part again from the checkpoints of a run.
+test    Predicts the test part again from the checkpoints of a run, with its config and what single keys change:
+        --data.shards DIR where they are now, --data.test_views N clips per sample.
 join    Evaluates the test parts of several runs together: the folds of one cross-validation.
 report  Writes report.html of a run again, from the files in its folder."""
 
@@ -52,11 +53,11 @@ def main(argv: list[str]) -> int:
         parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default cpu)")
     if command == "join":
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the joint results")
-    options = parser.parse_args(rest)
+    options, overrides = parser.parse_known_args(rest) if command == "test" else (parser.parse_args(rest), [])
     if command == "test":
         from finetune.fit import run_test
 
-        run_test(options.runs[0], options.device)
+        run_test(options.runs[0], options.device, overrides)
     elif command == "join":
         from finetune.testing import join_runs
 

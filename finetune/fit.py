@@ -3,13 +3,15 @@
 import copy
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
+from pytorch_lightning.utilities import rank_zero_only
 
 from finetune.config import FinetuneCLI
 from finetune.crops import check_crops
@@ -20,17 +22,17 @@ from finetune.prediction import predict
 from finetune.report import write_report
 from finetune.selection import BEST_NAME
 from finetune.tasks import Targets
+from finetune.testing import FACTS_NAME, result_notes, write_test
 from finetune.testing import FOLDER as TEST
-from finetune.testing import write_test
 from ssl_affect import __version__
 from ssl_affect.checkpoint import Weights, WeightsConfig, save_weights
-from ssl_affect.errors import CheckpointError
+from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.evaluation import Predictions
 from ssl_affect.training.callbacks.step import StepCallback
-from ssl_affect.training.checkpointing import FOLDER, load_checkpoint, newest_whole
+from ssl_affect.training.checkpointing import FOLDER, is_whole, load_checkpoint, newest_whole, saved_checkpoints
 from ssl_affect.training.fit import fit
 from ssl_affect.training.ranks import of_all_ranks
-from ssl_affect.training.run import RunFolder
+from ssl_affect.training.run import CONFIG_NAME, RunFolder, check_fits
 
 logger = logging.getLogger(__name__)
 
@@ -77,33 +79,58 @@ def fit_finetuning(cli: FinetuneCLI) -> int:
 
         return fit_frozen_run(cli)
     cli.trainer.callbacks.insert(-1, FinalTest(cli.run_folder))  # type: ignore[attr-defined]
-    return fit(cli, write_report)
+    code = fit(cli, write_report)
+    if code == 0:
+        _test_if_missing(cli)
+    return code
 
 
-def run_test(folder: Path, device: str) -> None:
-    """Tests a run again from its checkpoints.
+@rank_zero_only
+def _test_if_missing(cli: FinetuneCLI) -> None:
+    """Tests a run that is at its end and was not tested, because that was interrupted or failed."""
+    saved = saved_checkpoints(cli.run_folder / FOLDER)
+    if saved and saved[0][0] >= cli.trainer.max_steps and not (cli.run_folder / TEST / FACTS_NAME).is_file():
+        run_test(cli.run_folder, str(cli.trainer.strategy.root_device))
+
+
+def run_test(path: Path, device: str, overrides: Sequence[str] = ()) -> None:
+    """Tests a run again from its checkpoints; the weights that it started from are not needed.
 
     Args:
-        folder: The run folder.
-        device: ``cpu``, ``cuda``, ...
+        path: The run folder.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Arguments as for ``fit`` that differ from those of the run, such as where its shards are now.
 
     Raises:
-        CheckpointError: it has no checkpoint.
+        CheckpointError: it has no checkpoint, or one of another model.
+        ConfigError: the device is not there, or the run is on frozen features.
+        ShardError: the data are not those of the run.
     """
-    last = newest_whole(folder / FOLDER)
+    folder = RunFolder(path)
+    last = newest_whole(folder.checkpoints)
     if last is None:
         raise CheckpointError(
-            f"{folder}: no checkpoint, so there is nothing to test; `ssl-affect finetune fit` makes one"
+            f"{path}: no checkpoint, so there is nothing to test; `ssl-affect finetune fit` makes one, and tests runs on"
+            " frozen features itself"
         )
     checkpoint = load_checkpoint(last)
-    cli = FinetuneCLI.parse([*_again(folder, checkpoint), "--trainer.accelerator=cpu", "--trainer.devices=1"])
-    logger.info("testing %s after step %d", folder, checkpoint["global_step"])
+    before = yaml.safe_load((path / CONFIG_NAME).read_text(encoding="utf-8"))
+    cli = FinetuneCLI.parse([*_again(path, checkpoint), *_on(device), *overrides])
+    check_fits(
+        last,
+        description=cli.model.description(),
+        data=cli.datamodule,
+        global_batch=checkpoint["ssl_affect"]["global_batch"],
+        allow_recipe_mismatch=False,
+    )
+    logger.info("testing %s after step %d", path, checkpoint["global_step"])
     cli.model.load_state_dict(checkpoint["state_dict"])
-    cli.model.to(device)
-    cli.model.notes = RunFolder(folder).read_facts().get("notes", [])
+    cli.model.to(torch.device(device))
+    cli.model.notes = folder.read_facts().get("notes", [])
+    cli.model.pretrained = before["model"]["init_args"]["pretrained"]
     fit_task_weights(cli.model, cli.datamodule)
-    write_model_test(cli.model, cli.datamodule, folder)
-    write_report(folder)
+    write_model_test(cli.model, cli.datamodule, path, cli.trainer.precision_plugin.forward_context)
+    write_report(path)
 
 
 def fit_task_weights(module: Finetuning, data: LabelledClips) -> None:
@@ -137,34 +164,58 @@ def write_model_test(
     """
     found: dict[str, dict[str, Predictions]] = {}
     last, _ = predict(module, data, "test", precision=precision)
-    best = folder / FOLDER / BEST_NAME
-    released = copy.deepcopy(module.model).cpu()
+    best, notes = folder / FOLDER / BEST_NAME, list(module.notes)
+    released, rule = copy.deepcopy(module.model).cpu(), "last"
     if data.has_validation and best.is_file():
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        module.load_state_dict(load_checkpoint(best)["state_dict"])
+        module.load_state_dict(_chosen(best))
         found["validation"], _ = predict(module, data, "test", precision=precision)
-        released = copy.deepcopy(module.model).cpu()
+        released, rule = copy.deepcopy(module.model).cpu(), "validation"
         module.load_state_dict(before)
+    elif data.has_validation:
+        notes.append(f"no checkpoint was chosen by the validation part ({FOLDER}/{BEST_NAME} is not there)")
     found["last"] = last
     undecodable = {key: clip for part in of_all_ranks(data.undecodable) for key, clip in part.items()}
     if not getattr(module, "global_rank", 0) == 0:
         return
-    notes = [data.parts.statement, *data.parts.notes, *module.notes]
-    if undecodable:
-        notes.append(f"{len(undecodable)} samples could not be decoded and are not covered: {', '.join(undecodable)}")
     facts = {
         "model": module.model.spec.name,
         "run": str(folder),
         "data": data.fingerprint,
         "start": str(module.pretrained),
+        "clips per sample": str(data.test_views),
     }
+    notes = result_notes(data, notes, undecodable)
     write_test(folder / TEST, found, dataset=data.parts.protocol, facts=facts, notes=notes)
     if module.clip_tasks:
-        release(folder / WEIGHTS, released, module, data)
+        release(folder / WEIGHTS, released, module, data, rule=rule)
 
 
-def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips) -> None:
-    """Writes the finetuned backbone with its head as a released folder, adapters merged."""
+def _chosen(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of the best checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not is_whole(path):
+        raise CheckpointError(
+            f"{path}: damaged (cut short or changed), so the checkpoint that the validation part chose cannot be tested;"
+            " copy it again, or remove it and `ssl-affect finetune test` the run with its last checkpoint alone"
+        )
+    weights: dict[str, torch.Tensor] = load_checkpoint(path)["state_dict"]
+    return weights
+
+
+def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips, *, rule: str) -> None:
+    """Writes the finetuned backbone with its head as a released folder, adapters merged.
+
+    Args:
+        folder: The released folder; an older one is replaced.
+        model: The backbone on the CPU.
+        module: What it was trained in.
+        data: What it was trained on.
+        rule: How its checkpoint was chosen: ``validation`` or ``last``.
+    """
     merge_lora(model)
     description = module.description()
     config = WeightsConfig(
@@ -178,6 +229,7 @@ def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips) -
             "outputs": description["outputs"],
             "start": module.pretrained,
             "data_fingerprint": data.fingerprint,
+            "selection": rule,
         },
     )
     save_weights(folder, Weights(config, model.state_dict()), force=True)
@@ -191,4 +243,25 @@ def _again(folder: Path, checkpoint: dict[str, Any]) -> list[str]:
     return [
         "--config", str(folder / "config.yaml"), "--run", str(folder),
         "--model.init_args.pretrained=null", f"--model.init_args.arch={json.dumps(arch)}",
+        "--model.init_args.scratch=false",
+    ]  # fmt: skip
+
+
+def _on(device: str) -> list[str]:
+    """Arguments of a trainer for one device, which knows what the precision of the run means there.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are unknown or not there
+        raise ConfigError(
+            f"--device {device}: {str(error).splitlines()[0]}; say cpu, or a device that `ssl-affect doctor` lists"
+        ) from error
+    kind, number = torch.device(device).type, torch.device(device).index or 0
+    devices = f"[{number}]" if kind == "cuda" else "1"
+    return [
+        f"--trainer.accelerator={kind}", f"--trainer.devices={devices}", "--trainer.strategy=auto",
+        "--trainer.num_nodes=1",
     ]  # fmt: skip

@@ -8,10 +8,10 @@ import yaml
 
 from finetune.config import FinetuneCLI
 from finetune.frozen import fit_frozen
-from finetune.prediction import checked_predictions, evaluation_labels
+from finetune.prediction import checked_predictions
 from finetune.report import write_report
 from finetune.testing import FOLDER as TEST
-from finetune.testing import write_test
+from finetune.testing import result_notes, write_test
 from ssl_affect.errors import ConfigError
 from ssl_affect.training.fit import LOG_NAME, introduce, log_to
 from ssl_affect.training.run import RunFolder
@@ -75,12 +75,11 @@ def _fit_and_test(cli: FinetuneCLI, folder: RunFolder) -> None:
     part = result.parts["test"]
     found = {}
     for task in module.tasks:
-        labels = task.encode([data.labels(sample) for sample in part.samples.tolist()], part.keys)
-        found[task.name] = checked_predictions(
-            task, data, part.samples.tolist(), evaluation_labels(labels, task), part.scores[task.name]
-        )
+        samples = part.samples.tolist()
+        labels = task.exact([data.labels(sample) for sample in samples], part.keys)
+        found[task.name] = checked_predictions(task, data, samples, labels, part.scores[task.name])
     rule = "validation" if data.has_validation else "last"
-    notes = [data.parts.statement, *data.parts.notes, *module.notes]
+    notes = result_notes(data, module.notes, data.undecodable)
     facts = {
         "model": module.model.spec.name,
         "tuning": mode,

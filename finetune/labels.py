@@ -78,6 +78,26 @@ class LabelReader:
             ConfigError: a column is missing, or holds a list per frame where one label was expected, or the reverse.
             PredictionsError: a label is no label of the task.
         """
+        return self._targets(*self._numbers(labels, keys))
+
+    def exact(self, labels: Labels, keys: Sequence[str] | None = None) -> np.ndarray:
+        """The same labels in the precision in which they were given, as an evaluation takes them.
+
+        Returns:
+            Class indices, int64 [n] with -1 where missing; or float64 [n, K] with NaN where missing. Of a per-frame task
+            one stored frame after the other.
+
+        Raises:
+            ConfigError: as in :meth:`encode`.
+            PredictionsError: a label is no label of the task.
+        """
+        values, mask = self._numbers(labels, keys)
+        if self.kind == "expression":
+            return np.where(mask[:, 0], values[:, 0], -1).astype(np.int64)
+        return np.where(mask, values, np.nan)
+
+    def _numbers(self, labels: Labels, keys: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Values and mask [n, columns], of a per-frame task one stored frame after the other."""
         if self.per_frame:
             series_rows: list[tuple[Any, ...]] = []
             names: list[str] = []
@@ -85,9 +105,9 @@ class LabelReader:
                 series = self._series(sample, _name(keys, row))
                 series_rows += zip(*series, strict=True)
                 names += [f"frame {number} of {_name(keys, row)}" for number in range(len(series[0]))]
-            return self._targets(series_rows, names.__getitem__)
+            return self._read(series_rows, names.__getitem__)
         rows = [self._cells(sample, _name(keys, row)) for row, sample in enumerate(labels)]
-        return self._targets(rows, lambda row: _name(keys, row))
+        return self._read(rows, lambda row: _name(keys, row))
 
     def encode_frames(self, labels: Labels, frames: Tensor, keys: Sequence[str] | None = None) -> Targets:
         """Targets of the frames of clips that have one label per stored frame.
@@ -118,7 +138,10 @@ class LabelReader:
                     f" {max(numbers)}; the labels are of another version of the video, build the shards again"
                 )
             rows += [[values[n] if values and n >= 0 else None for values in series] for n in numbers]
-        flat = self._targets(rows, lambda at: f"frame {frames.view(-1)[at]} of {_name(keys, at // frames.shape[1])}")
+        places = frames.flatten().tolist()
+        flat = self._targets(
+            *self._read(rows, lambda at: f"frame {places[at]} of {_name(keys, at // frames.shape[1])}")
+        )
         values, mask = (tensor.view(*frames.shape, -1) for tensor in flat)
         same = frames[:, :, None] == frames[:, None, :]
         once = ~same.tril(diagonal=-1).any(dim=2) & (frames >= 0)
@@ -161,8 +184,11 @@ class LabelReader:
         nothing = [None] * max(lengths, default=0)
         return [nothing if values is None else values for values in series]
 
-    def _targets(self, rows: Sequence[Sequence[Any]], name: Callable[[int], str]) -> Targets:
-        """Rows of cells [n, columns] -> targets; ``name`` says which sample a row is."""
+    def _read(self, rows: Sequence[Sequence[Any]], name: Callable[[int], str]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of cells [n, columns] -> values (float64, class indices for ``expression``) and mask, both [n, columns].
+
+        ``name`` says which sample a row is.
+        """
         numbers = np.empty((len(rows), len(self.columns)))
         for row, cells in enumerate(rows):
             for k, cell in enumerate(cells):
@@ -172,11 +198,14 @@ class LabelReader:
             too_high = np.flatnonzero(values[:, 0] >= len(self.classes))
             if len(too_high):
                 self._refuse(int(values[too_high[0], 0]), 0, int(too_high[0]), name)
-            one_hot = np.eye(len(self.classes))[values[:, 0].astype(np.int64)] * mask
-            return Targets(torch.from_numpy(one_hot).float(), torch.from_numpy(mask))
-        if self.threshold is not None:
-            values = (values >= self.threshold) & mask
-        return Targets(torch.from_numpy(np.asarray(values, np.float32)), torch.from_numpy(mask))
+        elif self.threshold is not None:
+            values = ((values >= self.threshold) & mask).astype(np.float64)
+        return values, mask
+
+    def _targets(self, values: np.ndarray, mask: np.ndarray) -> Targets:
+        if self.kind == "expression":
+            values = np.eye(len(self.classes))[values[:, 0].astype(np.int64)] * mask
+        return Targets(torch.from_numpy(values.astype(np.float32)), torch.from_numpy(mask))
 
     def _number(self, cell: Any, k: int, row: int, name: Callable[[int], str]) -> float:
         """A cell as a number; NaN for an empty one, the index for the name of a class."""

@@ -1,6 +1,6 @@
 """From a model and labelled clips to checked predictions: every view of every sample, merged by sample."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from finetune.data import LabelledClips
 from finetune.module import Finetuning
 from finetune.parts import Part
-from finetune.tasks import Targets, Task
+from finetune.tasks import Task
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.placing import Views
 from ssl_affect.errors import ConfigError, PredictionsError
@@ -28,14 +28,12 @@ class Collected:
     Args:
         views: Task -> one entry per clip and view.
         windows: Task -> one entry per sample and window.
-        losses: Name -> sum over clips.
-        clips: Clips so far.
+        undecodable: Samples of which at least one clip could not be decoded.
     """
 
     views: dict[str, list[ViewPrediction]] = field(default_factory=dict)
     windows: dict[str, list[WindowPrediction]] = field(default_factory=dict)
-    losses: dict[str, float] = field(default_factory=dict)
-    clips: int = 0
+    undecodable: set[str] = field(default_factory=set)
 
 
 def predict(
@@ -56,10 +54,12 @@ def predict(
         precision: Context of the forward pass, such as autocast.
 
     Returns:
-        Checked predictions by task, the same on all ranks; and the mean losses over clips.
+        Checked predictions by task, and the losses of all clips together: ``loss``, the weighted sum, and with several
+        tasks ``TASK/loss`` of each. Both are the same on all ranks, and for any number of ranks and any batch size.
 
     Raises:
-        ShardError: samples could not be decoded: nothing is left out of an evaluation silently.
+        ShardError: more samples could not be decoded than is allowed. A sample counts as a whole or not at all.
+        ConfigError: outputs are not finite.
     """
     mine = Collected()
     was_training = module.training
@@ -72,15 +72,18 @@ def predict(
                 _run(module, data.batches(part, "frames"), module.frame_tasks, mine)
     finally:
         module.train(was_training)
+    mine.undecodable = set(data.undecodable)
     ranks = of_all_ranks(mine)
-    found = {}
+    bad = {key for rank in ranks for key in rank.undecodable}
+    found, losses = {}, {}
     for task in module.clip_tasks:
-        found[task.name] = _of_clips(task, data, [view for rank in ranks for view in rank.views.get(task.name, [])])
+        of_clips = [view for rank in ranks for view in rank.views.get(task.name, []) if view.sample_id not in bad]
+        found[task.name], losses[task.name] = _of_clips(task, data, of_clips)
     for task in module.frame_tasks:
-        found[task.name] = _of_frames(task, data, [w for rank in ranks for w in rank.windows.get(task.name, [])])
-    clips = max(1, sum(rank.clips for rank in ranks))
-    names = dict.fromkeys(name for rank in ranks for name in rank.losses)
-    return found, {name: sum(rank.losses.get(name, 0.0) for rank in ranks) / clips for name in names}
+        windows = [one for rank in ranks for one in rank.windows.get(task.name, []) if one.sample_id not in bad]
+        found[task.name], losses[task.name] = _of_frames(task, data, windows)
+    total = {"loss": sum(task.spec.weight * losses[task.name] for task in module.tasks)}
+    return found, total | ({f"{name}/loss": loss for name, loss in losses.items()} if len(losses) > 1 else {})
 
 
 def _run(module: Finetuning, batches: Iterable[ClipBatch], tasks: list[Task], mine: Collected) -> None:
@@ -88,13 +91,8 @@ def _run(module: Finetuning, batches: Iterable[ClipBatch], tasks: list[Task], mi
     for batch in batches:
         moved = batch.to(module.device)
         outputs = module.predict(*module.prepare(moved), moved.audio_valid)
-        targets = module.targets(moved)
-        mine.clips += len(batch)
         for task in tasks:
-            values = outputs[task.name].float()
-            loss = task.spec.weight * float(task.loss(values, targets[task.name])) * len(batch)
-            mine.losses["loss"] = mine.losses.get("loss", 0.0) + loss
-            rows = values.cpu().numpy().astype(np.float64)
+            rows = outputs[task.name].float().cpu().numpy()
             if task.spec.per_frame:
                 frames = np.array(_numbers(batch.frames))
                 mine.windows.setdefault(task.name, []).extend(
@@ -102,10 +100,9 @@ def _run(module: Finetuning, batches: Iterable[ClipBatch], tasks: list[Task], mi
                     for key, view, *of_clip in zip(batch.key, _numbers(batch.view), frames, rows, strict=True)
                 )
             else:
-                labels = evaluation_labels(targets[task.name], task)
                 mine.views.setdefault(task.name, []).extend(
-                    ViewPrediction(key, view, 0, row, label)
-                    for key, view, row, label in zip(batch.key, _numbers(batch.view), rows, labels, strict=True)
+                    ViewPrediction(key, view, 0, row, 0)  # labels are looked up once, by sample
+                    for key, view, row in zip(batch.key, _numbers(batch.view), rows, strict=True)
                 )
 
 
@@ -117,19 +114,21 @@ def _numbers(tensor: Tensor | None) -> list[Any]:
     return numbers
 
 
-def evaluation_labels(targets: Targets, task: Task) -> np.ndarray:
-    """Labels as the evaluation takes them: class indices with -1 for missing, or values with NaN for missing."""
-    values, mask = (tensor.cpu().numpy() for tensor in targets)
-    if task.kind == "expression":
-        return np.where(mask[..., 0], values.argmax(axis=-1), -1)
-    return np.where(mask, values.astype(np.float64), np.nan)
-
-
-def _of_clips(task: Task, data: LabelledClips, views: list[ViewPrediction]) -> Predictions:
+def _of_clips(task: Task, data: LabelledClips, views: list[ViewPrediction]) -> tuple[Predictions, float]:
+    """One row per sample, and the loss of all views."""
+    views = sorted(views, key=lambda view: (view.sample_id, view.segment))
     merged = merge_views(views, activation=task.activation)
-    by_key = {sample.key: number for number, sample in enumerate(data.samples)}
-    samples = [by_key[key] for key in merged.ids]
-    return checked_predictions(task, data, samples, merged.labels, merged.probabilities)
+    numbers = _sample_numbers(data)
+    samples = [numbers[key] for key in merged.ids]
+    labels = task.exact([data.labels(sample) for sample in samples], merged.ids)
+    predictions = checked_predictions(task, data, samples, labels, merged.probabilities)
+    keys = [view.sample_id for view in views]
+    targets = task.encode([data.labels(numbers[key]) for key in keys], keys)
+    return predictions, float(task.loss(torch.from_numpy(np.stack([view.logits for view in views])), targets))
+
+
+def _sample_numbers(data: LabelledClips) -> dict[str, int]:
+    return {sample.key: number for number, sample in enumerate(data.samples)}
 
 
 def _cases(data: LabelledClips, column: str, samples: list[int], labels: np.ndarray) -> dict[str, list[int]]:
@@ -156,21 +155,41 @@ def _cases(data: LabelledClips, column: str, samples: list[int], labels: np.ndar
     return rows
 
 
-def _of_frames(task: Task, data: LabelledClips, windows: list[WindowPrediction]) -> Predictions:
-    """One row per stored frame."""
-    by_key = {sample.key: number for number, sample in enumerate(data.samples)}
+def _of_frames(task: Task, data: LabelledClips, windows: list[WindowPrediction]) -> tuple[Predictions, float]:
+    """One row per stored frame, and the loss of all windows."""
+    windows = sorted(windows, key=lambda window: (window.sample_id, window.window))
+    numbers = _sample_numbers(data)
     given = dict.fromkeys(window.sample_id for window in windows)
-    counts = {key: data.samples[by_key[key]].num_frames for key in given}
+    counts = {key: data.samples[numbers[key]].num_frames for key in given}
     merged = merge_frames(windows, num_frames=counts, activation=task.activation)
     samples, labels, times = [], [], []
     for key, count in counts.items():
-        number = by_key[key]
-        samples += [number] * count
-        every = torch.arange(count).unsqueeze(0)
-        labels.append(evaluation_labels(task.encode_frames([data.labels(number)], every, [key]), task)[0])
-        times += data.frame_times(number)
+        samples += [numbers[key]] * count
+        labels.append(_frame_labels(task, data.labels(numbers[key]), key, count))
+        times += data.frame_times(numbers[key])
     scores = np.concatenate([merged.values[key] for key in counts])
-    return checked_predictions(task, data, samples, np.concatenate(labels), scores, np.array(times))
+    predictions = checked_predictions(task, data, samples, np.concatenate(labels), scores, np.array(times))
+    keys = [window.sample_id for window in windows]
+    frames = torch.from_numpy(np.stack([window.frames for window in windows]))
+    targets = task.encode_frames([data.labels(numbers[key]) for key in keys], frames, keys)
+    return predictions, float(task.loss(torch.from_numpy(np.stack([window.logits for window in windows])), targets))
+
+
+def _frame_labels(task: Task, labels: Mapping[str, Any], key: str, count: int) -> np.ndarray:
+    """The labels of all stored frames of a sample; all are missing where it is not annotated.
+
+    Raises:
+        PredictionsError: there are labels of another number of frames.
+    """
+    found = task.exact([labels], [key])
+    if not len(found):
+        return np.full(count, -1) if task.kind == "expression" else np.full((count, task.num_outputs), np.nan)
+    if len(found) != count:
+        raise PredictionsError(
+            f"task {task.name!r}: {key} has labels of {len(found)} frames and {count} stored frames; the labels are of"
+            " another version of the video, build the shards again"
+        )
+    return found
 
 
 def checked_predictions(

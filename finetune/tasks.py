@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -184,6 +185,10 @@ class Task:
     def encode(self, labels: Labels, keys: Sequence[str] | None = None) -> Targets:
         """Targets of clips; see :meth:`finetune.labels.LabelReader.encode`."""
         return self._reader.encode(labels, keys)
+
+    def exact(self, labels: Labels, keys: Sequence[str] | None = None) -> np.ndarray:
+        """Labels as an evaluation takes them; see :meth:`finetune.labels.LabelReader.exact`."""
+        return self._reader.exact(labels, keys)
 
     def encode_frames(self, labels: Labels, frames: Tensor, keys: Sequence[str] | None = None) -> Targets:
         """Targets of the frames of clips, [B, T, ...]; see :meth:`finetune.labels.LabelReader.encode_frames`."""

@@ -2,10 +2,11 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.data import LabelledClips
 from ssl_affect.errors import ConfigError
 from ssl_affect.evaluation import Predictions, ReadOptions, evaluate, read_predictions
 from ssl_affect.evaluation.report import console_summary, write_report
@@ -28,7 +29,7 @@ def write_test(
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
 ) -> dict[str, EvaluationResult]:
-    """Writes ``TASK/predictions.csv``, ``report.json`` and ``report.html`` for every task.
+    """Writes ``TASK/predictions.csv``, ``report.json`` and ``report.html`` for every task, and at the end ``test.json``.
 
     Args:
         folder: Where; made if needed.
@@ -42,15 +43,7 @@ def write_test(
     """
     results = {}
     first = next(iter(found.values()))
-    write_json(
-        folder / FACTS_NAME,
-        {
-            "tasks": {name: {"kind": run.task, "names": list(run.names)} for name, run in first.items()},
-            "rules": list(found),
-            "groups": sorted({name for run in first.values() for name in run.groups}),
-            "dataset": dataset,
-        },
-    )
+    (folder / FACTS_NAME).unlink(missing_ok=True)  # it comes last: where it is, the test is whole
     for task in dict.fromkeys(name for of_rule in found.values() for name in of_rule):
         runs = {rule: of_rule[task] for rule, of_rule in found.items()}
         path = folder / task / PREDICTIONS_NAME
@@ -62,7 +55,35 @@ def write_test(
         main = runs[result.main.selection]
         write_report(result, path.parent, predictions=main, facts={**facts, **hashes})
         logger.info("%s", console_summary(result))
+    write_json(
+        folder / FACTS_NAME,
+        {
+            "tasks": {name: {"kind": run.task, "names": list(run.names)} for name, run in first.items()},
+            "rules": list(found),
+            "groups": sorted({name for run in first.values() for name in run.groups}),
+            "dataset": dataset,
+            "notes": list(notes),
+        },
+    )
     return results
+
+
+def result_notes(data: LabelledClips, notes: Sequence[str], undecodable: Collection[str]) -> list[str]:
+    """What is to be said beside every result of a test part.
+
+    Args:
+        data: The data.
+        notes: What there is to say about the model.
+        undecodable: Samples, of the test part or not, that could not be decoded on any rank.
+    """
+    missing = sorted({data.samples[sample].key for sample in data.parts.test.tolist()} & set(undecodable))
+    found = [data.parts.statement, *data.parts.notes, *notes]
+    if missing:
+        found.append(
+            f"{len(missing)} of {len(data.parts.test)} samples of the test part could not be decoded and are not covered:"
+            f" {', '.join(missing)}"
+        )
+    return found
 
 
 def join_runs(folders: Sequence[Path], out: Path, *, dataset: str | None = None) -> dict[str, EvaluationResult]:
@@ -74,12 +95,12 @@ def join_runs(folders: Sequence[Path], out: Path, *, dataset: str | None = None)
         dataset: Name of the protocol; None takes that of the first run.
 
     Raises:
-        ConfigError: a run was not tested, or the runs differ in tasks or selection rules.
+        ConfigError: a run was not tested, or the runs differ in tasks, selection rules, groups or data set.
         PredictionsError: two of them tested the same sample with different results.
     """
     facts = [read_facts(folder) for folder in folders]
     for folder, values in zip(folders, facts, strict=True):
-        for name in ("tasks", "rules"):
+        for name in ("tasks", "rules", "groups", "dataset"):
             if values[name] != facts[0][name]:
                 raise ConfigError(
                     f"{folder}: tested with {name} {values[name]}, {folders[0]} with {facts[0][name]}; join runs of one"
@@ -92,7 +113,8 @@ def join_runs(folders: Sequence[Path], out: Path, *, dataset: str | None = None)
         for rule, of_rule in found.items():
             of_rule[task] = join_predictions([runs[rule] for runs in of_runs])
     runs = ", ".join(map(str, folders))
-    return write_test(out, found, dataset=dataset or facts[0]["dataset"], facts={"runs": runs})
+    notes = list(dict.fromkeys(note for values in facts for note in values["notes"]))
+    return write_test(out, found, dataset=dataset or facts[0]["dataset"], facts={"runs": runs}, notes=notes)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

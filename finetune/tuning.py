@@ -1,5 +1,6 @@
 """How much of a backbone is trained, and what is put on top of it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +53,10 @@ class TuningSpec:
 
 
 class FrameHead(nn.Module):
-    """One output per tubelet time: the tokens of a time are averaged, normalised and mapped (ours).
+    """One output per time step of the tokens: those of a step are averaged, normalised and mapped (ours).
+
+    All frames of a step have its output. A step is a tubelet, 2 frames as published; SVFAP halves the steps with every
+    stage, so that a step of its last one is longer.
 
     Args:
         dim: Width D of the tokens.
@@ -68,11 +72,11 @@ class FrameHead(nn.Module):
             self.head.weight.normal_(std=0.02).mul_(init_scale)
             self.head.bias.zero_()
 
-    def forward(self, tokens: Tensor, times: int, tubelet_size: int) -> Tensor:
-        """Tokens [B, N, D] in raster order -> one output per frame, [B, times * tubelet_size, K]."""
-        per_time = tokens.unflatten(1, (times, -1)).mean(dim=2)  # [B, t, D]
+    def forward(self, tokens: Tensor, places: int, num_frames: int) -> Tensor:
+        """Tokens [B, t * places, D] in raster order -> one output per frame, [B, num_frames, K]."""
+        per_time = tokens.unflatten(1, (-1, places)).mean(dim=2)  # [B, t, D]
         outputs: Tensor = self.head(self.norm(per_time))
-        return outputs.repeat_interleave(tubelet_size, dim=1)
+        return outputs.repeat_interleave(num_frames // outputs.shape[1], dim=1)
 
 
 def apply_tuning(model: Any, spec: TuningSpec) -> None:
@@ -88,10 +92,37 @@ def apply_tuning(model: Any, spec: TuningSpec) -> None:
             raise ConfigError(
                 f"tuning: last_k={spec.last_k}; the model has {model.depth} blocks, say 1 to {model.depth}"
             )
-        first = model.depth + 1 - spec.last_k
+        blocks = range(model.depth + 1 - spec.last_k, model.depth + 1)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(model.layer_id(name) >= first)
+            # What layer-wise decay treats as the head may lie below the last blocks: region tokens, steps between stages.
+            above = name.split(".")[0] in ("norm", "layer_weights") or re.match(r"fusion\.(video|audio)_norm\.", name)
+            parameter.requires_grad_(model.layer_id(name) in blocks or bool(above))
     elif spec.frozen:
         model.requires_grad_(False)
     for name in ("head", "fc_norm"):
         getattr(model, name).requires_grad_(True)
+
+
+def frame_width(model: Any) -> int:
+    """Width of the tokens that a head for frames reads.
+
+    Raises:
+        ConfigError: the model does not see, or its tokens have no time.
+    """
+    grid, width = getattr(model, "grid", None), model.spec.arch.get("embed_dim")
+    if grid is None or width is None or getattr(model, "modality", "both") == "audio":
+        raise ConfigError(
+            f"tasks: per_frame=true needs a model that sees and has tokens with a time, {model.spec.name} with"
+            f" modality={getattr(model, 'modality', 'video')!r} has none; use labels of clips, or another model"
+        )
+    return int(width)
+
+
+def freeze_pooling(model: Any) -> None:
+    """What only outputs for clips pass through is frozen in a model without any: its gradient would be waited for."""
+    parts = [model.fc_norm, getattr(model, "layer_weights", None)]
+    if (fusion := getattr(model, "fusion", None)) is not None:
+        parts += [fusion.audio_blocks[-1], fusion.audio_norm]
+    for part in parts:
+        if part is not None:
+            part.requires_grad_(False)

@@ -55,6 +55,11 @@ class TrainedModule(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @property
+    def trained(self) -> Any:
+        """What the optimizer is built for: its parameters, their depths and what of them is not decayed."""
+        return self.model
+
+    @property
     def global_batch(self) -> int:
         """Clips per optimizer step, over all devices and accumulated batches."""
         return self.datamodule.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
@@ -69,7 +74,7 @@ class TrainedModule(pl.LightningModule):
         steps = self.steps
         peak, floor = (scale_lr(lr, self.global_batch) for lr in (self.optim.base_lr, self.optim.min_lr))
         optimizer = build_optimizer(
-            self.model,
+            self.trained,
             lr=peak,
             weight_decay=self.optim.weight_decay,
             betas=self.optim.betas,
