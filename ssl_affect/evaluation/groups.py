@@ -12,12 +12,14 @@ import numpy as np
 
 from ssl_affect.evaluation.intervals import Bootstrap, Interval, interval, make_units
 from ssl_affect.evaluation.predictions import Predictions, factorise
+from ssl_affect.evaluation.reading import tidy
 from ssl_affect.evaluation.results import Figure, GroupComparison, GroupRow
 from ssl_affect.evaluation.tasks import figures, is_percent
 
 RELEVANT_GAP = 0.05
 POWER = 0.8
 FEW_UNITS = 5
+_MOST_GROUPS = 8  # numbers of more values than this are cut into thirds
 
 
 def compare_groups(
@@ -32,7 +34,7 @@ def compare_groups(
         settings: Bootstrap settings.
         relevant_gap: Difference worth finding, in the units of the figure: 0.05 is five points of UAR.
     """
-    values = predictions.groups[column]
+    values = group_names(predictions.groups[column])
     unique, strata = factorise(values)
     names = unique.tolist()
     units = make_units(predictions, strata)
@@ -52,6 +54,30 @@ def compare_groups(
         for g, name in enumerate(names)
     ]
     return _verdict(column, rows, observed, drawn, primary, settings, relevant_gap)
+
+
+def group_names(values: np.ndarray) -> np.ndarray:
+    """The cells of a group column as the names of groups.
+
+    Args:
+        values: Str [n], "" where nobody said.
+
+    Returns:
+        Str [n]: ``not stated`` for empty cells; numbers of more than eight values are cut into thirds.
+    """
+    values = tidy(values)
+    numbers = np.full(len(values), np.nan)
+    try:
+        numbers[values != ""] = values[values != ""].astype(np.float64)
+    except ValueError:  # names
+        return np.where(values == "", "not stated", values)
+    known = numbers[~np.isnan(numbers)]
+    if len(np.unique(known)) <= _MOST_GROUPS:
+        return np.where(values == "", "not stated", values)
+    first, second = np.quantile(known, [1 / 3, 2 / 3])
+    names = [f"up to {first:.3g}", f"{first:.3g} to {second:.3g}", f"above {second:.3g}"]
+    thirds = np.array(names)[(numbers > first).astype(int) + (numbers > second)]
+    return np.where(np.isnan(numbers), "not stated", thirds)
 
 
 def _verdict(

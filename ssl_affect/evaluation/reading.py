@@ -25,7 +25,6 @@ from ssl_affect.evaluation.tables import TEXT_COLUMNS, Table, read_table
 TIME_COLUMNS = ("time", "frame")
 GROUP_COLUMNS = ("sex", "gender", "age", "language", "ethnicity", "race", "skin_tone", "culture", "country")
 _ROW_COLUMNS = ("id", "label", "prediction", *TEXT_COLUMNS, *TIME_COLUMNS)
-_MOST_GROUPS = 8  # a numeric group column with more values than this is cut into thirds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +59,11 @@ def read_predictions(path: Path, task: str, options: ReadOptions | None = None) 
     """
     convention_of(task)
     options = options or ReadOptions()
-    table = Table(read_table(path), str(path))
+    table = Table(read_table(path, _text_columns(task, options)), str(path))
     for name in (*options.group_columns, "id"):
         table.require(name)
     rows = table.keep_split(options.split)
-    label_table = rows if options.labels is None else _match_labels(rows, options.labels, options.split)
+    label_table = rows if options.labels is None else _match_labels(rows, task, options, options.labels)
     selections = rows.text("selection")
     if selections is None:
         return {"unknown": _build(task, rows, label_table, options)}
@@ -75,9 +74,15 @@ def read_predictions(path: Path, task: str, options: ReadOptions | None = None) 
     }
 
 
-def _match_labels(rows: Table, path: Path, split: str) -> Table:
+def _text_columns(task: str, options: ReadOptions) -> tuple[str, ...]:
+    """Columns whose cells are names, whatever they look like."""
+    classes = ("label", "prediction") if task == "expression" else ()
+    return (*classes, *GROUP_COLUMNS, *options.group_columns)
+
+
+def _match_labels(rows: Table, task: str, options: ReadOptions, path: Path) -> Table:
     """Rows of the labels file in the order of the predictions."""
-    labels = Table(read_table(path), str(path)).keep_split(split)
+    labels = Table(read_table(path, _text_columns(task, options)), str(path)).keep_split(options.split)
     labels.require("id")
     ours, theirs = rows.text("id"), labels.text("id")
     if ours is None or theirs is None:
@@ -101,7 +106,7 @@ def _match_labels(rows: Table, path: Path, split: str) -> Table:
 
 
 def _build(task: str, rows: Table, labels: Table, options: ReadOptions) -> Predictions:
-    groups = {name: _group(rows, name) for name in (*GROUP_COLUMNS, *options.group_columns) if name in rows.names}
+    groups = {name: rows.text(name) for name in (*GROUP_COLUMNS, *options.group_columns) if name in rows.names}
     ids = rows.text("id")
     if ids is None:
         raise PredictionsError(f"{rows.what}: the column 'id' is empty; every sample needs a name")
@@ -122,7 +127,7 @@ def _build(task: str, rows: Table, labels: Table, options: ReadOptions) -> Predi
         subject=rows.text("subject"),
         source=rows.text("source"),
         time=time,
-        groups={name: values for name, values in groups.items() if values is not None},
+        groups={name: tidy(values) for name, values in groups.items() if values is not None},
         what=rows.what,
     )
 
@@ -259,18 +264,3 @@ def _first(table: Table, candidates: Sequence[str]) -> str:
     raise PredictionsError(
         f"{table.what}: none of the columns {', '.join(candidates)} is there; it has {', '.join(table.names)}"
     )
-
-
-def _group(rows: Table, name: str) -> np.ndarray | None:
-    """A group column as text; numbers with many values are cut into thirds."""
-    text = rows.text(name)
-    if text is None or not rows.is_number(name):
-        return None if text is None else np.where(text == "", "not stated", text)
-    values = rows.numbers(name)
-    known = values[~np.isnan(values)]
-    if len(np.unique(known)) <= _MOST_GROUPS:
-        return np.where(text == "", "not stated", text)
-    first, second = np.quantile(known, [1 / 3, 2 / 3])
-    names = [f"up to {first:.3g}", f"{first:.3g} to {second:.3g}", f"above {second:.3g}"]
-    thirds = np.array(names)[(values > first).astype(int) + (values > second)]
-    return np.where(np.isnan(values), "not stated", thirds)

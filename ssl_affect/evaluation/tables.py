@@ -1,5 +1,6 @@
 """Tables on disk as NumPy columns: .csv, .tsv and .parquet through pyarrow, with text kept as text."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,12 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = ("id", "fold", "split", "subject", "source", "selection")
 
 
-def read_table(path: Path) -> "pa.Table":
+def read_table(path: Path, text: Collection[str] = ()) -> "pa.Table":
     """Reads .csv, .tsv or .parquet; text columns stay text and empty cells are null.
+
+    Args:
+        path: The file.
+        text: Further columns that stay text, so that a class ``01`` of a .csv does not become 1.
 
     Raises:
         PredictionsError: it does not exist, has another ending, cannot be parsed or has no rows.
@@ -34,7 +39,7 @@ def read_table(path: Path) -> "pa.Table":
                 path,
                 parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types={name: pa.string() for name in TEXT_COLUMNS},
+                    column_types={name: pa.string() for name in (*TEXT_COLUMNS, *text)},
                     null_values=["", "NaN", "nan"],
                     strings_can_be_null=True,
                 ),

@@ -10,7 +10,11 @@ import numpy as np
 
 from ssl_affect.errors import ConfigError
 from ssl_affect.evaluation.predictions import Predictions, make_predictions
+from ssl_affect.evaluation.reading import TIME_COLUMNS
+from ssl_affect.evaluation.tables import TEXT_COLUMNS
 from ssl_affect.files import write_text
+
+_READ = {*TEXT_COLUMNS, *TIME_COLUMNS, "label", "prediction"}  # columns with a meaning
 
 
 def write_predictions(path: Path, runs: Mapping[str, Predictions]) -> None:
@@ -18,14 +22,15 @@ def write_predictions(path: Path, runs: Mapping[str, Predictions]) -> None:
 
     Columns: ``id``, ``time`` for tasks per frame, ``selection``, ``label`` and ``prediction`` with one ``prob_CLASS`` each
     (expression) or ``label_NAME`` and ``prediction_NAME`` for every output, then ``fold``, ``subject``, ``source`` and the
-    group columns where they are known. A missing label is an empty cell.
+    group columns where they are known. A missing label is an empty cell, and so is the prediction beside it: an evaluation
+    does not look at it, and :class:`Predictions` does not keep it.
 
     Args:
         path: The file; replaced whole.
         runs: Selection rule -> predictions, all of the same task and names.
 
     Raises:
-        ConfigError: no runs are given, or they differ in task or names.
+        ConfigError: no runs are given, they differ in task or names, or a group column has the name of another column.
     """
     if len({(run.task, run.names) for run in runs.values()}) != 1:
         raise ConfigError(
@@ -71,8 +76,10 @@ def _labels(run: Predictions) -> np.ndarray:
 
 
 def _rows(rule: str, run: Predictions) -> list[dict[str, Any]]:
-    labels = _labels(run)
-    rows = []
+    labels, predicted = _labels(run), run.predicted
+    if run.mask is not None:
+        predicted = np.where(run.mask, predicted, np.nan)
+    rows: list[dict[str, Any]] = []
     for i, name in enumerate(run.ids.tolist()):
         row: dict[str, Any] = {"id": name}
         if run.time is not None:
@@ -84,10 +91,15 @@ def _rows(rule: str, run: Predictions) -> list[dict[str, Any]]:
                 row |= {f"prob_{c}": repr(float(p)) for c, p in zip(run.names, run.scores[i], strict=True)}
         else:
             row |= {f"label_{n}": _cell(v) for n, v in zip(run.names, labels[i], strict=True)}
-            row |= {f"prediction_{n}": _cell(v) for n, v in zip(run.names, run.predicted[i], strict=True)}
+            row |= {f"prediction_{n}": _cell(v) for n, v in zip(run.names, predicted[i], strict=True)}
         for column in ("fold", "subject", "source"):
             if (values := getattr(run, column)) is not None:
                 row[column] = values[i]
+        if not rows and (taken := (row.keys() | _READ) & run.groups.keys()):
+            raise ConfigError(
+                f"write_predictions: the group columns {sorted(taken)} have names that columns of predictions have; build"
+                " the shards with other names for them, or leave them out of data.groups"
+            )
         rows.append(row | {name: values[i] for name, values in run.groups.items()})
     return rows
 
