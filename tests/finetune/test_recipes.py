@@ -13,6 +13,7 @@ import torch
 import yaml
 from shard_fixture import make_shards
 
+from finetune.cli import main
 from finetune.config import FinetuneCLI
 from shards.corpora import list_corpora
 from shards.options import add_build_options
@@ -75,13 +76,16 @@ SHALLOW = {
 }
 
 
+# Folds that are nobody's, so that a few clips of any name do; and random weights.
+OTHER_FOLDS = [f"--data.split.{key}=null" for key in ("protocol", "fold", "variant", "column")]
+OTHER = [*OTHER_FOLDS, "--data.split.test_share=0.3", "--model.init_args.pretrained=null", "--trainer.accelerator=cpu"]
+
+
 def parse(path, shards, *more):
-    """The recipe on other clips, whose folds are nobody's; the model on the meta device."""
-    own = "--data.split.protocol=null --data.split.fold=null --data.split.variant=null --data.split.column=null"
-    where = f"--data.shards={shards} --run={shards}/run --trainer.accelerator=cpu --trainer.devices=1"
-    arguments = f"--config {path} {own} --data.split.test_share=0.3 {where} --model.init_args.pretrained=null"
+    """The recipe on other clips; the model on the meta device."""
+    where = [f"--data.shards={shards}", f"--run={shards}/run", "--trainer.devices=1"]
     with torch.device("meta"):
-        return FinetuneCLI.parse([*shlex.split(arguments), *more])
+        return FinetuneCLI.parse(["--config", str(path), *OTHER, *where, *more])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -216,36 +220,31 @@ def test_recipe_builds_the_papers_model_with_its_layers(name, shards):
     assert found == golden_layers(method(name))
 
 
-def leaves(node, path=()):
-    for key, value in node.items():
-        if isinstance(value, dict) and key != "arch":
-            yield from leaves(value, (*path, key))
-        else:
-            yield (*path, key)
+# Keys without a default, of every group and of every way to notice that one is gone. ``arch``, ``layer_decay``, the sound
+# and the like have a default: what they leave out is another model, and the tests above miss it.
+REQUIRED = [
+    *(f"model.init_args.optim.{key}" for key in ("base_lr", "min_lr", "betas", "weight_decay")),
+    *(f"model.init_args.schedule.{key}" for key in ("epochs", "warmup_epochs")),
+    *(f"model.init_args.mix.{key}" for key in ("mixup_alpha", "prob", "switch_prob", "sound")),
+    *(f"model.init_args.{key}" for key in ("model", "pretrained", "tasks", "optim")),
+    *(f"data.augment.{key}" for key in ("rand_augment", "crop_scale", "crop_ratio", "flip", "erase_area")),
+    *("data.clip.stride", "data.batch_size", "data.split"),
+]
 
 
-def required():
-    """Numbers of a recipe that have no default. ``arch``, ``layer_decay``, the sound and the like have one: what they
-    leave out is another model, and the tests above miss it."""
-    given = values("hicmae_mafw")
-    groups = ("optim", "schedule", "mix", "clip", "augment")
-    found = [leaf for leaf in leaves(given) if any(group in leaf for group in groups) and leaf[-1] != "layer_decay"]
-    own = (("model", "init_args", key) for key in ("model", "pretrained", "tasks", "optim", "schedule"))
-    return [*found, *own, ("data", "batch_size"), ("data", "split"), ("data", "shards")]
-
-
-@pytest.mark.parametrize("leaf", required(), ids=lambda leaf: ".".join(leaf[-2:]))
-def test_a_recipe_without_one_of_its_numbers_does_not_start(leaf, shards, tmp_path):
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_recipe_without_one_of_its_numbers_does_not_start(key, shards, tmp_path):
+    *groups, name = key.split(".")
     given = copy.deepcopy(values("hicmae_mafw"))
     given["trainer"] |= {"accelerator": "cpu", "devices": 1}
     given["model"]["init_args"] |= {"pretrained": None, "arch": {"depth": 1, "audio_depth": 1, "fusion_depth": 1}}
     given["data"] |= {"shards": str(shards), "split": {"test_share": 0.3}}
     node = given
-    for key in leaf[:-1]:
-        node = node[key]
-    del node[leaf[-1]]
+    for group in groups:
+        node = node[group]
+    del node[name]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(given))
-    with torch.device("meta"), pytest.raises(ConfigError, match=rf"{leaf[-1]}|neither of|give either both"):
+    with torch.device("meta"), pytest.raises(ConfigError, match=rf"{name}|give either both"):
         FinetuneCLI.parse(["--config", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run")])
 
 
@@ -300,3 +299,35 @@ def test_the_other_label_of_avcaffe_as_the_header_says(shards):
     (task,) = parse(RECIPES["svfap_avcaffe"], shards, *SHALLOW["svfap"], *shlex.split(flag)).model.tasks
     assert list(task.names) == list(get_protocol("avcaffe").target("valence").classes)
     assert (task.name, task.spec.label_smoothing) == ("valence", 0.1)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Running
+
+SMALL = {
+    "svfap_first_impressions": ["embed_dim=32", "num_heads=1", "stage_depths=[1,1,1]"],
+    "hicmae_crema_d": [
+        *(f"{part}embed_dim=32" for part in ("", "audio_")),
+        *(f"{part}num_heads=1" for part in ("", "audio_", "fusion_")),
+        *(f"{part}depth=1" for part in ("", "audio_", "fusion_")),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_recipe_trains_and_tests(name, tmp_path):
+    """All of it, augmentation, mixing and sound, on a small model, small frames and other folds."""
+    (task,) = values(name)["model"]["init_args"]["tasks"]
+
+    def facts(number):
+        columns = task["columns"]
+        label = task["classes"][number % 3] if "classes" in task else number / 20
+        return {"subject": f"s{number:02}", "labels": dict.fromkeys(columns, label)}
+
+    shards = make_shards(tmp_path / "shards", shard_sizes=(20,), num_frames=(10, 80), size=40, facts=facts)
+    where = [f"--data.shards={shards}", f"--run={tmp_path / 'run'}", "--trainer.devices=1", "--data.num_workers=0"]
+    small = [f"--model.init_args.arch.{part}" for part in SMALL[name]]
+    small += ["--data.clip.size=32", "--data.batch_size=4", "--trainer.max_steps=2", "--logging.tensorboard=false"]
+    assert main(["fit", "--config", str(RECIPES[name]), *OTHER, *where, *small]) == 0
+    report = json.loads((tmp_path / "run" / "test" / task["kind"] / "report.json").read_text())
+    assert list(report["runs"]) == ["last"]
