@@ -5,21 +5,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ssl_affect.errors import PredictionsError
+from ssl_affect.errors import ConfigError, PredictionsError
 from ssl_affect.evaluation.audit import audit_file
 from ssl_affect.evaluation.audit_report import audit_summary, write_audit
 from ssl_affect.evaluation.cases import read_embeddings
-from ssl_affect.evaluation.engine import AGGREGATIONS, evaluate
+from ssl_affect.evaluation.engine import AGGREGATIONS, abaw_multitask, evaluate
 from ssl_affect.evaluation.groups import RELEVANT_GAP
 from ssl_affect.evaluation.intervals import Bootstrap
 from ssl_affect.evaluation.missing import TASKS
 from ssl_affect.evaluation.published import comparable, dataset_facts, task_names
 from ssl_affect.evaluation.reading import ReadOptions, read_predictions
 from ssl_affect.evaluation.report import console_summary, write_report
-from ssl_affect.evaluation.results import PublishedFigure
+from ssl_affect.evaluation.results import EvaluationResult, PublishedFigure
 from ssl_affect.evaluation.selection import RULES
 from ssl_affect.evaluation.tables import has_column
 from ssl_affect.files import sha256_file
+
+MULTITASK = "mtl"  # the ABAW multi-task challenge
+MULTITASK_PARTS = ("expression", "va", "au")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,15 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="ssl-affect evaluate",
         description="Evaluate predictions: figures pooled and by fold, bootstrap intervals, baselines, published figures.",
     )
-    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help=".csv, .tsv or .parquet")
-    parser.add_argument("--task", required=True, choices=TASKS)
+    parser.add_argument(
+        "predictions",
+        type=Path,
+        metavar="PREDICTIONS",
+        help=f".csv, .tsv or .parquet; with --task {MULTITASK} a folder with expression.csv, va.csv and au.csv (or"
+        " expression/predictions.csv and so on, as a finetuning run writes them)",
+    )
+    parser.add_argument("--task", required=True, choices=(*TASKS, MULTITASK))
     parser.add_argument("--against", type=Path, help="another model's predictions of the same samples: paired test")
     parser.add_argument("--embeddings", type=Path, help="embeddings of the samples (.csv, .parquet, .npz), for a map")
     parser.add_argument("--primary", help="figure the result is named by, for instance war")
     parser.add_argument("--aggregation", choices=AGGREGATIONS, help="which of the two is primary; both are printed")
     _add_shared(parser)
     arguments = parser.parse_args(argv)
-    return _evaluate(arguments, arguments.predictions)
+    if arguments.task == MULTITASK:
+        return _evaluate_multitask(arguments)
+    _evaluate(arguments, arguments.predictions)
+    return 0
 
 
 def audit(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +67,8 @@ def audit(argv: Sequence[str] | None = None) -> int:
     _add_shared(parser)
     arguments = parser.parse_args(argv)
     if arguments.source.suffix in (".csv", ".tsv", ".parquet") and has_column(arguments.source, "id"):
-        return _evaluate(arguments, arguments.source)
+        _evaluate(arguments, arguments.source)
+        return 0
     result = audit_file(
         arguments.source, names=_names(arguments), claims=_claims(arguments.claim), bootstrap=_bootstrap(arguments)
     )
@@ -85,7 +98,28 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder for report.json and report.html")
 
 
-def _evaluate(arguments: argparse.Namespace, path: Path) -> int:
+def _evaluate_multitask(arguments: argparse.Namespace) -> int:
+    """The three tasks of the ABAW multi-task challenge, each over its own labelled frames, and their sum."""
+    for name in ("against", "embeddings", "primary", "classes"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name} belongs to one task; evaluate expression, va and au one by one for it")
+    results = {}
+    for task in MULTITASK_PARTS:
+        folder: Path = arguments.predictions
+        path = next((p for p in (folder / f"{task}.csv", folder / task / "predictions.csv") if p.is_file()), None)
+        if path is None:
+            raise PredictionsError(
+                f"{folder}: neither {task}.csv nor {task}/predictions.csv; --task {MULTITASK} needs all of"
+                f" {', '.join(MULTITASK_PARTS)}"
+            )
+        out = None if arguments.out is None else arguments.out / task
+        values = {**vars(arguments), "task": task, "out": out}
+        results[task] = _evaluate(argparse.Namespace(**values), path)
+    print("\n".join(f"{name:8} {value:.4f}" for name, value in abaw_multitask(results).items()))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, path: Path) -> EvaluationResult:
     options = ReadOptions(
         names=_names(arguments),
         labels=arguments.labels,
@@ -122,7 +156,7 @@ def _evaluate(arguments: argparse.Namespace, path: Path) -> int:
         written = write_report(result, arguments.out, predictions=main_run, embeddings=embeddings, facts=facts)
         for name in written:
             print(f"written: {name}")
-    return 0
+    return result
 
 
 def _names(arguments: argparse.Namespace) -> Sequence[str] | None:
