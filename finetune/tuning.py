@@ -92,15 +92,25 @@ def apply_tuning(model: Any, spec: TuningSpec) -> None:
             raise ConfigError(
                 f"tuning: last_k={spec.last_k}; the model has {model.depth} blocks, say 1 to {model.depth}"
             )
-        blocks = range(model.depth + 1 - spec.last_k, model.depth + 1)
-        for name, parameter in model.named_parameters():
-            # What layer-wise decay treats as the head may lie below the last blocks: region tokens, steps between stages.
-            above = name.split(".")[0] in ("norm", "layer_weights") or re.match(r"fusion\.(video|audio)_norm\.", name)
-            parameter.requires_grad_(model.layer_id(name) in blocks or bool(above))
+        _train_last(model, spec.last_k)
     elif spec.frozen:
         model.requires_grad_(False)
     for name in ("head", "fc_norm"):
         getattr(model, name).requires_grad_(True)
+
+
+def _train_last(model: Any, count: int) -> None:
+    """Freezes all but the last blocks, and the norms and layer weights that come after them.
+
+    Layer-wise decay treats as the head what may lie below the last blocks (region tokens, steps between stages, norms of
+    encoders before a fusion); these stay as they are.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    blocks = {name for name in names if model.depth + 1 - count <= model.layer_id(name) <= model.depth}
+    for name, parameter in model.named_parameters():
+        norm = re.match(r"(.*)norm\.", name) if model.layer_id(name) > model.depth else None
+        follows = norm is not None and any(block.startswith(f"{norm[1]}blocks.") for block in blocks)
+        parameter.requires_grad_(name in blocks or follows or name.startswith("layer_weights."))
 
 
 def frame_width(model: Any) -> int:
