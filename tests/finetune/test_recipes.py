@@ -134,7 +134,7 @@ def test_recipe_has_every_number_of_its_table(name):
     }
     assert (data["batch_size"], given["trainer"]["devices"]) == (batch, devices)
     assert given["trainer"]["gradient_clip_val"] is None
-    assert data["split"]["validation_share"] == 0, "the authors train on all"
+    assert data["split"]["validation_share"] == 0.1, "both numbers beside each other"
     split = {"column": "split", "fold": "test1"} if protocol == "mer2023" else {"protocol": protocol}
     assert split.items() <= data["split"].items()
     if method(name) == "hicmae":
