@@ -226,7 +226,8 @@ def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips, *
         recipe=data.shards.recipe.to_dict(),
         provenance={
             "version": __version__,
-            "outputs": description["outputs"],
+            # A list, because the order is that of the outputs.
+            "outputs": [{"task": task.name, "kind": task.kind, "names": task.names} for task in module.clip_tasks],
             "start": module.pretrained,
             "data_fingerprint": data.fingerprint,
             "selection": rule,

@@ -28,6 +28,25 @@ PER_FRAME = (
     {"kind": "au", "columns": ["frame_au01", "frame_au12"], "per_frame": True},
     {"kind": "va", "columns": ["frame_valence", "frame_arousal"], "per_frame": True},
 )
+RANDOM = {
+    "model__init_args__mix": {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "prob": 0.7,
+        "switch_prob": 0.5,
+        "sound": False,
+    },
+    "data__augment": {
+        "rand_augment": "rand-m7-n4-mstd0.5-inc1",
+        "crop_scale": [0.3, 1.0],
+        "crop_ratio": [0.75, 1.33],
+        "flip": 0.5,
+        "erase": 0.5,
+        "erase_area": [0.02, 0.3],
+        "erase_ratio": [0.3, 3.3],
+    },
+}
+SHORT = {"model__init_args__schedule": {"steps": 2, "warmup_steps": 0}}
 PARTS = ["train"] * 8 + ["val"] * 4 + ["test"] * 5
 
 
@@ -63,7 +82,7 @@ def recipe(shards: Path, **changes: Any) -> dict[str, Any]:
             "init_args": {
                 "model": "mae_dfer_tiny",
                 "pretrained": None,
-                "tasks": [EXPRESSION, UNITS, AFFECT],
+                "tasks": [EXPRESSION, AFFECT],
                 "tuning": {"mode": "full"},
                 "optim": dict(OPTIM),
                 "schedule": {"steps": 6, "warmup_steps": 0},
@@ -137,3 +156,14 @@ def checkpoint(run: Path, name: str) -> dict[str, Any]:
     """A checkpoint, read as anybody may read it."""
     loaded: dict[str, Any] = torch.load(run / "checkpoints" / name, weights_only=True)
     return loaded
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """Path -> bytes of the predictions of a test and of the released weights."""
+    files = [*sorted((run / "test").rglob("predictions.csv")), run / "weights" / "model.safetensors"]
+    return {str(path.relative_to(run)): path.read_bytes() for path in files if path.is_file()}
+
+
+def callback(path: str, **init_args: Any) -> dict[str, Any]:
+    """A change of a recipe that adds a callback."""
+    return {"trainer__callbacks": [{"class_path": path, "init_args": init_args}]}

@@ -307,14 +307,14 @@ def _same_rows(table: Predictions, values: np.ndarray, start: np.ndarray, what: 
         if differs.any():
             row = int(np.flatnonzero(differs)[0])
             raise PredictionsError(
-                f"{what}: the sample {table.ids[row]!r} stands there twice with another {name}"
+                f"{what}: the sample {str(table.ids[row])!r} stands there twice with another {name}"
                 f" ({column[start[row]]} and {column[row]}); ids must be unique, so use paths below the data set's folder"
             )
     differs = (np.abs(values - values[start]) > DUPLICATE_TOLERANCE).any(axis=1)
     if differs.any():
         row = int(np.flatnonzero(differs)[0])
         raise PredictionsError(
-            f"{what}: the sample {table.ids[row]!r} stands there twice with predictions that differ by"
+            f"{what}: the sample {str(table.ids[row])!r} stands there twice with predictions that differ by"
             f" {np.abs(values[row] - values[start[row]]).max():.3g}, padding differs by at most {DUPLICATE_TOLERANCE:g};"
             " merge its views first, or give different clips different ids"
         )
@@ -344,7 +344,7 @@ def same_samples(ours: Predictions, other: Predictions, *, what: str = "the othe
     if not same.all():
         row = int(np.flatnonzero(~same)[0])
         raise PredictionsError(
-            f"{what}: {(~same).sum()} samples have another label there, the first is {ours.ids[row]!r}"
+            f"{what}: {(~same).sum()} samples have another label there, the first is {str(ours.ids[row])!r}"
             f" ({ours.labels[row]} and {other.labels[row]}); compare predictions of the same labels"
         )
     return other

@@ -2,7 +2,9 @@
 
 import logging
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,9 +83,15 @@ def _train(
     trainer = cli.trainer
     trainer.loggers = make_loggers(cli.config_init["logging"], folder.path, resumed_after=done)
     since, state, problem = time.time(), "failed", None
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
         state = "stopped" if cli.signals.stopped else "finished"
+    except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has switched Ctrl-C off
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        problem = "interrupted by Ctrl-C"
+        raise KeyboardInterrupt from error
     except BaseException as error:
         problem = f"{type(error).__name__}: {error}"
         raise
