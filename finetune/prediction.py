@@ -1,6 +1,6 @@
 """From a model and labelled clips to checked predictions: every view of every sample, merged by sample."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +61,18 @@ def predict(
         ShardError: more samples could not be decoded than is allowed. A sample counts as a whole or not at all.
         ConfigError: outputs are not finite.
     """
+    return merge(module, data, of_all_ranks(collect(module, data, part, views=views, precision=precision)))
+
+
+def collect(
+    module: Finetuning,
+    data: LabelledClips,
+    part: Part,
+    *,
+    views: Views | None = None,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Collected:
+    """This rank's share of :func:`predict`; the module is in the mode that it was in afterwards."""
     mine = Collected()
     was_training = module.training
     module.eval()
@@ -73,7 +85,13 @@ def predict(
     finally:
         module.train(was_training)
     mine.undecodable = set(data.undecodable)
-    ranks = of_all_ranks(mine)
+    return mine
+
+
+def merge(
+    module: Finetuning, data: LabelledClips, ranks: Sequence[Collected]
+) -> tuple[dict[str, Predictions], dict[str, float]]:
+    """What all ranks have collected, as :func:`predict` returns it."""
     bad = {key for rank in ranks for key in rank.undecodable}
     found, losses = {}, {}
     for task in module.clip_tasks:

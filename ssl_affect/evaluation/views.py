@@ -75,7 +75,8 @@ def merge_views(
         values = np.asarray(view.logits, dtype=np.float64)
         if not np.isfinite(values).all():
             raise ConfigError(
-                f"sample {view.sample_id!r}, view {view.segment, view.crop}: the logits are not finite: {values}"
+                f"sample {view.sample_id!r}, view {view.segment, view.crop}: the logits are not finite: {values}; the"
+                " weights or the clip are damaged, or the training diverged"
             )
         label = np.asarray(view.label)
         # A missing label (NaN) equals a missing label.
@@ -198,7 +199,9 @@ def _check_window(window: WindowPrediction) -> None:
     if frames.min() < 0 or np.any(np.diff(frames) < 0):
         raise ConfigError(f"{where}: frames {frames.tolist()} must be ascending numbers from 0")
     if not np.isfinite(logits).all():
-        raise ConfigError(f"{where}: the logits are not finite")
+        raise ConfigError(
+            f"{where}: the logits are not finite; the weights or the clip are damaged, or the training diverged"
+        )
 
 
 def _merge_sample(
