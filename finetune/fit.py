@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from finetune.config import FinetuneCLI
 from finetune.crops import check_crops
 from finetune.data import LabelledClips
+from finetune.label_check import check_labels
 from finetune.lora import merge_lora
 from finetune.module import Finetuning
 from finetune.prediction import predict
@@ -50,7 +51,8 @@ class FinalTest(StepCallback):
         self.folder = folder
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Settles weights that follow from the training part, and keeps what is to be said beside every test."""
+        """Reads all labels, settles weights that follow from them, and keeps what is to be said beside every test."""
+        check_labels(pl_module.tasks, pl_module.datamodule)
         fit_task_weights(pl_module, pl_module.datamodule)
         if trainer.is_global_zero:
             RunFolder(self.folder).update_facts(notes=pl_module.notes)

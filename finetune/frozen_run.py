@@ -8,6 +8,7 @@ import yaml
 
 from finetune.config import FinetuneCLI
 from finetune.frozen import fit_frozen
+from finetune.label_check import check_labels
 from finetune.prediction import checked_predictions
 from finetune.report import write_report
 from finetune.testing import FOLDER as TEST
@@ -58,6 +59,7 @@ def fit_frozen_run(cli: FinetuneCLI) -> int:
 
 def _fit_and_test(cli: FinetuneCLI, folder: RunFolder) -> None:
     module, data, mode = cli.model, cli.datamodule, cli.model.tuning.mode
+    check_labels(module.tasks, data)
     backbone = module.model
     backbone.reset_classifier(0)
     device = cli.trainer.strategy.root_device

@@ -1,6 +1,6 @@
 """From a model and labelled clips to checked predictions: every view of every sample, merged by sample."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.data import LabelledClips
+from finetune.label_check import frame_labels
 from finetune.module import Finetuning
 from finetune.parts import Part
 from finetune.tasks import Task
@@ -183,7 +184,7 @@ def _of_frames(task: Task, data: LabelledClips, windows: list[WindowPrediction])
     samples, labels, times = [], [], []
     for key, count in counts.items():
         samples += [numbers[key]] * count
-        labels.append(_frame_labels(task, data.labels(numbers[key]), key, count))
+        labels.append(frame_labels(task, data.labels(numbers[key]), key, count))
         times += data.frame_times(numbers[key])
     scores = np.concatenate([merged.values[key] for key in counts])
     predictions = checked_predictions(task, data, samples, np.concatenate(labels), scores, np.array(times))
@@ -191,23 +192,6 @@ def _of_frames(task: Task, data: LabelledClips, windows: list[WindowPrediction])
     frames = torch.from_numpy(np.stack([window.frames for window in windows]))
     targets = task.encode_frames([data.labels(numbers[key]) for key in keys], frames, keys)
     return predictions, float(task.loss(torch.from_numpy(np.stack([window.logits for window in windows])), targets))
-
-
-def _frame_labels(task: Task, labels: Mapping[str, Any], key: str, count: int) -> np.ndarray:
-    """The labels of all stored frames of a sample; all are missing where it is not annotated.
-
-    Raises:
-        PredictionsError: there are labels of another number of frames.
-    """
-    found = task.exact([labels], [key])
-    if not len(found):
-        return np.full(count, -1) if task.kind == "expression" else np.full((count, task.num_outputs), np.nan)
-    if len(found) != count:
-        raise PredictionsError(
-            f"task {task.name!r}: {key} has labels of {len(found)} frames and {count} stored frames; the labels are of"
-            " another version of the video, build the shards again"
-        )
-    return found
 
 
 def checked_predictions(
