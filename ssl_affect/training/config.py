@@ -225,7 +225,7 @@ def _configs(argv: list[str]) -> Iterator[tuple[Path, Any]]:
 
 
 def _config_files(argv: list[str]) -> list[Path]:
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    pairs = zip(argv, argv[1:], strict=False)
     following = [Path(after) for word, after in pairs if word in ("-c", "--config")]
     return following + [Path(word.split("=", 1)[1]) for word in argv if word.startswith("--config=")]
 
