@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
@@ -165,13 +166,15 @@ def write_model_test(
     To be called on all ranks. The module has its own weights again afterwards.
     """
     found: dict[str, dict[str, Predictions]] = {}
-    last, _ = predict(module, data, "test", precision=precision)
+    embeddings: dict[str, np.ndarray] = {}
+    last, _ = predict(module, data, "test", precision=precision, embeddings=embeddings)
     best, notes = folder / FOLDER / BEST_NAME, list(module.notes)
     released, rule = copy.deepcopy(module.model).cpu(), "last"
     if data.has_validation and best.is_file():
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         module.load_state_dict(_chosen(best))
-        found["validation"], _ = predict(module, data, "test", precision=precision)
+        embeddings.clear()
+        found["validation"], _ = predict(module, data, "test", precision=precision, embeddings=embeddings)
         released, rule = copy.deepcopy(module.model).cpu(), "validation"
         module.load_state_dict(before)
     elif data.has_validation:
@@ -188,7 +191,7 @@ def write_model_test(
         "clips per sample": str(data.test_views),
     }
     notes = result_notes(data, notes, undecodable)
-    write_test(folder / TEST, found, dataset=data.parts.protocol, facts=facts, notes=notes)
+    write_test(folder / TEST, found, dataset=data.parts.protocol, facts=facts, notes=notes, embeddings=embeddings)
     if module.clip_tasks:
         release(folder / WEIGHTS, released, module, data, rule=rule)
 

@@ -45,11 +45,13 @@ class FrozenPart:
         keys: Names of the samples.
         samples: Their numbers in the shard set, int64 [n].
         scores: Task -> probabilities or values, float64 [n, K], as ``Task.scores`` gives them.
+        features: What the probes read, float32 [n, D]; None for tokens.
     """
 
     keys: list[str]
     samples: np.ndarray
     scores: dict[str, np.ndarray]
+    features: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def fit_frozen(
                 keys=[features.keys[row] for row in rows[part]],
                 samples=features.samples[rows[part]],
                 scores={task.name: _scores(task, outputs[task.name]) for task in tasks},
+                features=features.values[rows[part]].numpy() if features.values.ndim == 2 else None,
             )
     return result
 

@@ -89,6 +89,14 @@ def _fit_and_test(cli: FinetuneCLI, folder: RunFolder) -> None:
         "data": data.fingerprint,
         "start": str(module.pretrained),
     }
-    write_test(folder.path / TEST, {rule: found}, dataset=data.parts.protocol, facts=facts, notes=notes)
+    embeddings = None if part.features is None else dict(zip(part.keys, part.features, strict=True))
+    write_test(
+        folder.path / TEST,
+        {rule: found},
+        dataset=data.parts.protocol,
+        facts=facts,
+        notes=notes,
+        embeddings=embeddings,
+    )
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

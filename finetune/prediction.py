@@ -1,13 +1,13 @@
 """From a model and labelled clips to checked predictions: every view of every sample, merged by sample."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.data import LabelledClips
 from finetune.label_check import frame_labels
@@ -29,11 +29,13 @@ class Collected:
     Args:
         views: Task -> one entry per clip and view.
         windows: Task -> one entry per sample and window.
+        features: Sample -> what the head read, of every view, float32 [D] each.
         undecodable: Samples of which at least one clip could not be decoded.
     """
 
     views: dict[str, list[ViewPrediction]] = field(default_factory=dict)
     windows: dict[str, list[WindowPrediction]] = field(default_factory=dict)
+    features: dict[str, list[np.ndarray]] = field(default_factory=dict)
     undecodable: set[str] = field(default_factory=set)
 
 
@@ -44,6 +46,7 @@ def predict(
     *,
     views: Views | None = None,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    embeddings: dict[str, np.ndarray] | None = None,
 ) -> tuple[dict[str, Predictions], dict[str, float]]:
     """Predicts a part of the data with the weights that the module has now; to be called on all ranks.
 
@@ -53,6 +56,7 @@ def predict(
         part: ``train``, ``validation`` or ``test``.
         views: Clips of every sample, see :meth:`LabelledClips.batches`; tasks per frame always see every frame.
         precision: Context of the forward pass, such as autocast.
+        embeddings: Filled with the features that the head of the clip tasks read, by sample, the mean over its views.
 
     Returns:
         Checked predictions by task, and the losses of all clips together: ``loss``, the weighted sum, and with several
@@ -62,7 +66,11 @@ def predict(
         ShardError: more samples could not be decoded than is allowed. A sample counts as a whole or not at all.
         ConfigError: outputs are not finite.
     """
-    return merge(module, data, of_all_ranks(collect(module, data, part, views=views, precision=precision)))
+    wanted = embeddings is not None
+    ranks = of_all_ranks(collect(module, data, part, views=views, precision=precision, features=wanted))
+    if embeddings is not None:
+        embeddings.update(mean_features(ranks))
+    return merge(module, data, ranks)
 
 
 def collect(
@@ -72,15 +80,17 @@ def collect(
     *,
     views: Views | None = None,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    features: bool = False,
 ) -> Collected:
-    """This rank's share of :func:`predict`; the module is in the mode that it was in afterwards."""
+    """This rank's share of :func:`predict`, with features if they are wanted; the module is left in the mode it was in."""
     mine = Collected()
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad(), precision():
             if module.clip_tasks:
-                _run(module, data.batches(part, views), module.clip_tasks, mine)
+                with _watched(module.model.head, mine if features else None) as keys:
+                    _run(module, data.batches(part, views), module.clip_tasks, mine, keys)
             if module.frame_tasks:
                 _run(module, data.batches(part, "frames"), module.frame_tasks, mine)
     finally:
@@ -105,9 +115,44 @@ def merge(
     return found, total | ({f"{name}/loss": loss for name, loss in losses.items()} if len(losses) > 1 else {})
 
 
-def _run(module: Finetuning, batches: Iterable[ClipBatch], tasks: list[Task], mine: Collected) -> None:
-    """Predicts batches and keeps the outputs of these tasks."""
+def mean_features(ranks: Sequence[Collected]) -> dict[str, np.ndarray]:
+    """Features of every sample that could be decoded, the mean over its views, float64 [D]."""
+    bad = {key for rank in ranks for key in rank.undecodable}
+    keys = dict.fromkeys(key for rank in ranks for key in rank.features if key not in bad)
+    of_views = {key: [vector for rank in ranks for vector in rank.features.get(key, [])] for key in keys}
+    return {key: np.stack(vectors).mean(axis=0, dtype=np.float64) for key, vectors in of_views.items()}
+
+
+@contextmanager
+def _watched(head: nn.Module, mine: Collected | None) -> Iterator[list[str]]:
+    """Keeps what a head reads, for the samples that stand in the list at that moment."""
+    keys: list[str] = []
+    if mine is None:
+        yield keys
+        return
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for key, row in zip(keys, inputs[0].float().cpu().numpy(), strict=True):
+            mine.features.setdefault(key, []).append(row)
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        yield keys
+    finally:
+        handle.remove()
+
+
+def _run(
+    module: Finetuning,
+    batches: Iterable[ClipBatch],
+    tasks: list[Task],
+    mine: Collected,
+    keys: list[str] | None = None,
+) -> None:
+    """Predicts batches and keeps the outputs of these tasks; ``keys`` names the samples of the current batch."""
     for batch in batches:
+        if keys is not None:
+            keys[:] = batch.key
         moved = batch.to(module.device)
         outputs = module.predict(*module.prepare(moved), moved.audio_valid)
         for task in tasks:

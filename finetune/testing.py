@@ -6,19 +6,22 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune.data import LabelledClips
 from ssl_affect.errors import ConfigError
 from ssl_affect.evaluation import Predictions, ReadOptions, evaluate, read_predictions
 from ssl_affect.evaluation.report import console_summary, write_report
 from ssl_affect.evaluation.results import EvaluationResult
 from ssl_affect.evaluation.writing import join_predictions, write_predictions
-from ssl_affect.files import sha256_file, write_json
+from ssl_affect.files import open_atomic, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "test"
 PREDICTIONS_NAME = "predictions.csv"
 FACTS_NAME = "test.json"
+EMBEDDINGS_NAME = "embeddings.npz"
 
 
 def write_test(
@@ -28,6 +31,7 @@ def write_test(
     dataset: str | None,
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
+    embeddings: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, EvaluationResult]:
     """Writes ``TASK/predictions.csv``, ``report.json`` and ``report.html`` for every task, and at the end ``test.json``.
 
@@ -37,6 +41,7 @@ def write_test(
         dataset: Name of the protocol, for published figures beside ours; None for data of one's own.
         facts: Further lines for the end of every page.
         notes: What a reader should know about the parts, beside every result.
+        embeddings: Features [D] by sample, of the checkpoint that was chosen, for a map; kept as ``embeddings.npz``.
 
     Returns:
         What the evaluation found, by task.
@@ -53,8 +58,12 @@ def write_test(
         result.notes.extend(notes)
         hashes = {path.name: f"sha256 {sha256_file(path)}"}
         main = runs[result.main.selection]
-        write_report(result, path.parent, predictions=main, facts={**facts, **hashes})
+        drawn = _in_order(embeddings or {}, main)
+        write_report(result, path.parent, predictions=main, embeddings=drawn, facts={**facts, **hashes})
         logger.info("%s", console_summary(result))
+    if embeddings:
+        with open_atomic(folder / EMBEDDINGS_NAME) as stream:
+            np.savez(stream, ids=np.array(list(embeddings)), embeddings=np.stack(list(embeddings.values())))
     write_json(
         folder / FACTS_NAME,
         {
@@ -66,6 +75,12 @@ def write_test(
         },
     )
     return results
+
+
+def _in_order(embeddings: Mapping[str, np.ndarray], predictions: Predictions) -> np.ndarray | None:
+    """Embeddings [n, D] in the order of predictions; None per frame, and where samples have none."""
+    found = [embeddings[key] for key in predictions.ids.tolist() if key in embeddings]
+    return np.stack(found) if predictions.time is None and len(found) == len(predictions) else None
 
 
 def result_notes(data: LabelledClips, notes: Sequence[str], undecodable: Collection[str]) -> list[str]:
