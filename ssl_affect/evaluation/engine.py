@@ -121,7 +121,8 @@ def _with_pair(
 
 def paired_name(result: EvaluationResult) -> str:
     """Key of the primary figure in ``result.paired``."""
-    return result.primary + (FOLDS_SUFFIX if result.aggregation == "fold_mean" else "")
+    by_fold = result.aggregation == "fold_mean" and result.main.fold_mean is not None  # one fold has no mean over folds
+    return result.primary + (FOLDS_SUFFIX if by_fold else "")
 
 
 def evaluate_run(

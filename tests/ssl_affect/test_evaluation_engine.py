@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssl_affect.errors import ConfigError, PredictionsError
-from ssl_affect.evaluation.engine import abaw_multitask, evaluate
+from ssl_affect.evaluation.engine import abaw_multitask, evaluate, paired_name
 from ssl_affect.evaluation.intervals import Bootstrap
 from ssl_affect.evaluation.metrics import binary_counts, binary_f1
 from ssl_affect.evaluation.predictions import make_predictions
+from ssl_affect.evaluation.report import console_summary
 from ssl_affect.evaluation.results import format_value
 from ssl_affect.evaluation.tasks import PRIMARY
 
@@ -289,3 +290,16 @@ def test_unknown_settings_are_refused_with_what_there_is(arguments, message):
         evaluate({}, bootstrap=QUICK)
     with pytest.raises(ConfigError, match="differ in task or names"):
         evaluate({"last": expression(), "validation": values_task("au")}, bootstrap=QUICK)
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_paired_comparison_of_action_units_has_a_name_with_one_fold_too(folds):
+    """Action units are named by the mean over folds, which a single fold does not have."""
+    fold = [str(i % folds) for i in range(90)]
+    one, other = (
+        values_task("au", seed=0, fold=fold),
+        values_task("au", seed=0, fold=fold, predictions=np.full((90, 2), 0.9)),
+    )
+    result = evaluate(one, selection="last", against=other, bootstrap=QUICK)
+    assert paired_name(result) in result.paired
+    assert "against other" in console_summary(result)
