@@ -96,6 +96,11 @@ def transfer(out: Path) -> list[Row]:
         " part or in the clips that were pretrained on. Intervals: 95 %, bootstrap over people. Each difference is to the"
         " row's counterpart with random weights, clip by clip."
     )
+    page.text(
+        "Some minutes of pretraining on two hundred clips are for showing the road. A network with random weights hands the"
+        " pixels of these well-centred faces on almost unchanged, so a linear probe reads more from it than from a network"
+        " that has just begun to learn; the pixel statistics show how much is there to be read."
+    )
     rows: list[Row] = []
     for task, about in tasks.items():
         predictions = {run: _chosen(out / run, task, about["kind"]) for run in runs}
