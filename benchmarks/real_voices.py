@@ -179,8 +179,8 @@ def report(study: Study, page: Path | None) -> list[Path]:
         other = _facts(study.out / name).get("study")
         if other != study.key:
             raise ConfigError(
-                f"{study.out / name}: predicted in study {other} and this is {study.key} (other files, settings or version);"
-                " run the row again, or give another --out"
+                f"{study.out / name}: predicted in study {other} and this is {study.key} (other files, settings or"
+                " version); run the row again, or give another --out"
             )
     options = ReadOptions(names=study.voices.classes)
     paths = {name: study.out / name / PREDICTIONS for name in names}

@@ -53,8 +53,9 @@ def write_pages(out: Path, names: Sequence[str], page: Path | None) -> list[Path
     table = [_emotion_cells(name, found) for name, found in emotions.items()]
     html.table(_HEADER, table)
     markdown += [*_markdown_table(_HEADER, table), ""]
-    html.text(_FIRST_LOOK)
-    markdown += [_FIRST_LOOK, ""]
+    for text in (_verdict(emotions), _FIRST_LOOK):
+        html.text(text)
+        markdown += [text, ""]
     heading, table = "Women and men", _by_sex(emotions)
     html.heading(heading)
     html.table(_SEX_HEADER, table)
@@ -85,7 +86,7 @@ def _introduction(found: dict[str, Any]) -> list[str]:
         f"Data: {facts['data']}. Folds: {facts['folds']}.",
         f"Per cent, with {100 * found['confidence']:g} % intervals from {found['resamples']} resamples over actors. UAR and"
         " WAR are over all folds pooled, the protocol's primary, where nothing else is said. p is of a paired permutation"
-        " test over actors, two-sided, not corrected for the number of rows.",
+        f" test over actors, two-sided, at least {1 / (found['resamples'] + 1):.4f}, not corrected for the number of rows.",
     ]
 
 
@@ -100,6 +101,18 @@ def _emotion_cells(name: str, found: dict[str, Any]) -> list[str]:
         difference = _figure("uar", {"value": row["difference"], "interval": row["interval"]})
         p_value = f"{row['p_value']:.4f}"
     return [*cells, difference, p_value, facts["settings of the reader"], facts["CPU seconds, one thread"]]
+
+
+def _verdict(emotions: dict[str, dict[str, Any]]) -> str:
+    """Which rows differ from the reference, by the interval of the difference."""
+    found: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    for name, report in emotions.items():
+        if report["paired"] is not None:
+            ends = report["paired"]["uar"]["interval"]
+            word = "not told apart" if ends["low"] <= 0 <= ends["high"] else "better" if ends["low"] > 0 else "worse"
+            found[word].append(name)
+    parts = [f"{word}: {', '.join(names) or 'none'}" for word, names in found.items()]
+    return f"Against statistics_ridge, by the interval of the difference: {'; '.join(parts)}."
 
 
 def _by_sex(emotions: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -123,8 +136,8 @@ def _values(found: dict[str, Any]) -> tuple[str, str, list[list[str]]]:
         f" {run['num_units']} actors, means over each video as a program measured them. Mean CCC"
         f" {_figure('mean_ccc', pooled['mean_ccc'])} pooled, {_figure('mean_ccc', of_folds['mean_ccc'])} mean of folds;"
         f" always saying the mean gives {baseline}. Pooled figures mix differences between people with those between"
-        " expressions, and where nothing can be read they fall below 0, as the level of the training actors moves against"
-        " that of the others."
+        " expressions. Where little can be read, figures tend to fall below 0: people who are left out are missing from the"
+        " levels that were learned."
     )
     lines = []
     for name in (*found["names"], "mean"):
@@ -158,5 +171,5 @@ def _figure(name: str, found: dict[str, Any]) -> str:
 
 
 def _markdown_table(header: Sequence[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]

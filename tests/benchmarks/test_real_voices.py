@@ -101,6 +101,8 @@ class TestStudy:
         (line,) = (line for line in page.splitlines() if line.startswith("| random_linear | hicmae"))
         assert f"{100 * figure(out, 'random_linear', 'uar'):.2f} [" in line
         assert f"{figure(out, 'action_units', 'ccc/AU01'):.4f} [" in page
+        (verdict,) = (line for line in page.splitlines() if line.startswith("Against statistics_ridge"))
+        assert "better: none; worse: majority" in verdict
         for row in rows_of(QUICK):
             assert f"<td>{row.name}</td>" in html
         assert "http" not in html
