@@ -14,10 +14,10 @@ import torch
 import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
+from finetune.checks import check_labels, require_sound
 from finetune.config import FinetuneCLI
 from finetune.crops import check_crops
 from finetune.data import LabelledClips
-from finetune.label_check import check_labels
 from finetune.lora import merge_lora
 from finetune.module import Finetuning
 from finetune.prediction import predict
@@ -72,11 +72,13 @@ def fit_finetuning(cli: FinetuneCLI) -> int:
 
     Raises:
         RecipeMismatchError: the clips are cropped in another way than those that the weights were trained on.
+        ShardError: the model only hears, and a sample has no sound.
     """
-    if cli.model.pretrained is not None:
+    if cli.model.pretrained is not None and not cli.model.scratch:
         recipe = cli.model.model.weights_config.recipe
         allow = cli.config["allow_recipe_mismatch"]
-        cli.model.notes = check_crops(cli.datamodule.shards.recipe, recipe, allow_mismatch=allow)
+        cli.model.notes += check_crops(cli.datamodule.shards.recipe, recipe, allow_mismatch=allow)
+    require_sound(getattr(cli.model.model, "modality", "video"), cli.datamodule)
     if cli.model.tuning.frozen:
         from finetune.frozen_run import fit_frozen_run
 
@@ -118,7 +120,7 @@ def run_test(path: Path, device: str, overrides: Sequence[str] = ()) -> None:
         )
     checkpoint = load_checkpoint(last)
     before = yaml.safe_load((path / CONFIG_NAME).read_text(encoding="utf-8"))
-    cli = FinetuneCLI.parse([*_again(path, checkpoint), *_on(device), *overrides])
+    cli = FinetuneCLI.parse([*_again(path, before, checkpoint), *_on(device), *overrides])
     check_fits(
         last,
         description=cli.model.description(),
@@ -126,6 +128,7 @@ def run_test(path: Path, device: str, overrides: Sequence[str] = ()) -> None:
         global_batch=checkpoint["ssl_affect"]["global_batch"],
         allow_recipe_mismatch=False,
     )
+    require_sound(getattr(cli.model.model, "modality", "video"), cli.datamodule)
     logger.info("testing %s after step %d", path, checkpoint["global_step"])
     cli.model.load_state_dict(checkpoint["state_dict"])
     cli.model.to(torch.device(device))
@@ -241,15 +244,13 @@ def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips, *
     save_weights(folder, Weights(config, model.state_dict()), force=True)
 
 
-def _again(folder: Path, checkpoint: dict[str, Any]) -> list[str]:
+def _again(folder: Path, config: dict[str, Any], checkpoint: dict[str, Any]) -> list[str]:
     """Arguments that build a run's module and data again without the weights that it started from."""
-    arch = {
-        k: v for k, v in checkpoint["ssl_affect"]["arch"].items() if k not in ("img_size", "num_frames", "audio_size")
-    }
+    follow = {"img_size", "num_frames", *(["audio_size"] if config["data"]["audio"] is not None else [])}
+    arch = {name: value for name, value in checkpoint["ssl_affect"]["arch"].items() if name not in follow}
     return [
-        "--config", str(folder / "config.yaml"), "--run", str(folder),
-        "--model.init_args.pretrained=null", f"--model.init_args.arch={json.dumps(arch)}",
-        "--model.init_args.scratch=false",
+        "--config", str(folder / CONFIG_NAME), "--run", str(folder), "--model.init_args.pretrained=null",
+        "--model.init_args.scratch=false", f"--model.init_args.arch={json.dumps(arch)}",
     ]  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import time
 import torch
 import yaml
 
+from finetune.checks import check_labels
 from finetune.config import FinetuneCLI
 from finetune.frozen import fit_frozen
-from finetune.label_check import check_labels
 from finetune.prediction import checked_predictions
 from finetune.report import write_report
 from finetune.testing import FOLDER as TEST

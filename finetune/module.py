@@ -89,6 +89,7 @@ class Finetuning(TrainedModule):
         self.tuning = tuning
         self.mix = mix
         self.pretrained = pretrained
+        self.scratch = scratch
         self.notes: list[str] = []
         self.front_end = None if audio is None else LogMel(audio)
         self.clip_tasks = [task for task in self.tasks if not task.spec.per_frame]

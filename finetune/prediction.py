@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.checks import frame_labels
 from finetune.data import LabelledClips
-from finetune.label_check import frame_labels
 from finetune.module import Finetuning
 from finetune.parts import Part
 from finetune.tasks import Task

@@ -1,6 +1,7 @@
-"""Reads all labels once before a run: a wrong one is to end it before its first step, and not in its test, days later."""
+"""What is checked before the first step, so that it does not end a run in its test, days later: all labels, and sound."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,33 @@ import numpy as np
 from finetune.data import LabelledClips
 from finetune.parts import PART_NAMES
 from finetune.tasks import Task
-from ssl_affect.errors import PredictionsError
+from ssl_affect.errors import PredictionsError, ShardError
+
+
+def require_sound(modality: str, data: LabelledClips) -> None:
+    """Lets a model that only hears have clips with sound alone: where there is none it has nothing to go by.
+
+    What ``missing_audio: leave_out`` keeps is the picture, which such a model does not see. A clip whose stretch is silent
+    or too short therefore counts as one that cannot be decoded.
+
+    Args:
+        modality: ``audio``, or anything else for a model that sees.
+        data: The clips; changed as if ``missing_audio: refuse`` had been said.
+
+    Raises:
+        ShardError: a sample has no sound at all.
+    """
+    if modality != "audio" or data.sound is None:
+        return
+    samples = np.concatenate([getattr(data.parts, part) for part in PART_NAMES])
+    mute = np.intersect1d(data.shards.without("flac"), samples)
+    if len(mute):
+        names = ", ".join(data.samples[number].key for number in mute[:5].tolist()) + (", ..." if len(mute) > 5 else "")
+        raise ShardError(
+            f"{data.shards.folder}: {len(mute)} of {len(samples)} samples have no sound ({names}), and a model that only"
+            " hears has nothing else to go by; build the shards without them, or use a model that sees too"
+        )
+    data.sound = replace(data.sound, missing="refuse")
 
 
 def check_labels(tasks: Sequence[Task], data: LabelledClips) -> None:
