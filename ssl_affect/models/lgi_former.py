@@ -8,7 +8,6 @@ Axis letters: B clips, R regions, M tokens of a region, K of them visible (K = M
 D width. "Region-major" order goes region by region, in raster order inside each; "raster" order is time, row, column.
 """
 
-import re
 from functools import partial
 from typing import Literal
 
@@ -22,6 +21,7 @@ from ssl_affect.layers import CrossAttention, PatchEmbed3d, SelfAttention, sinus
 from ssl_affect.layers.block import LayerNorm, drop_path
 from ssl_affect.layers.init import init_transformer
 from ssl_affect.masking import check_mask, make_mask, mask_window, num_visible, take
+from ssl_affect.models.head import PooledHead
 from ssl_affect.types import MaskSpec, TokenGrid
 
 Pool = Literal["region", "local", "all", ""]
@@ -68,7 +68,7 @@ class LGIBlock(nn.Module):
         return _part(x, len(regions))
 
 
-class LGIFormer(nn.Module):
+class LGIFormer(PooledHead, nn.Module):
     """The network of MAE-DFER, for pretraining and for classification alike.
 
     Args:
@@ -302,29 +302,11 @@ class LGIFormer(nn.Module):
         else:
             nn.init.normal_(self.region_tokens, std=0.02)
             init_transformer(self, partial(nn.init.normal_, std=0.02), skip=[self.patch_embed.proj])
-        if isinstance(self.head, nn.Linear):
-            with torch.no_grad():
-                self.head.weight.mul_(self.head_init_scale)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the head by a fresh one; 0 removes it."""
-        self.num_classes = num_classes
-        self.head = nn.Identity()
-        if num_classes:
-            self.head = nn.Linear(self.embed_dim, num_classes).to(self.region_tokens)
-            nn.init.normal_(self.head.weight, std=0.02 * self.head_init_scale)
-            nn.init.zeros_(self.head.bias)
+        self._scale_head()
 
     def no_weight_decay(self, *, reference: bool = False) -> set[str]:
         """Names of parameters that are not decayed besides vectors."""
         return {"region_tokens"}
-
-    def layer_id(self, name: str) -> int:
-        """Depth of a parameter: 0 patch embedding, k + 1 block k, depth + 1 everything else (region tokens too)."""
-        block = re.match(r"blocks\.(\d+)\.", name)
-        if block:
-            return int(block[1]) + 1
-        return 0 if name.startswith("patch_embed.") else self.depth + 1
 
 
 def default_region_size(grid: TokenGrid) -> tuple[int, int, int]:

@@ -8,7 +8,6 @@ Axis letters: B clips, t time steps, n tokens of a step (all of them, or the vis
 N = t * n, V visible tokens, D width. Tokens are step-major, which is raster order.
 """
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -23,13 +22,14 @@ from ssl_affect.layers import Block, CrossBlock, PatchEmbed3d, sinusoid_table
 from ssl_affect.layers.block import LayerNorm
 from ssl_affect.layers.init import init_transformer
 from ssl_affect.masking import check_mask, make_mask, mask_window, num_visible, split_mask, take
+from ssl_affect.models.head import PooledHead
 from ssl_affect.models.pyramid import SpatialBottleneck, TemporalDownsample
 from ssl_affect.types import MaskSpec
 
 Pool = Literal["avg", "token", ""]
 
 
-class TPSBT(nn.Module):
+class TPSBT(PooledHead, nn.Module):
     """The network of SVFAP, for pretraining, classification and regression alike.
 
     Args:
@@ -286,29 +286,7 @@ class TPSBT(nn.Module):
             layer.reset_parameters()
         weight = nn.init.xavier_uniform_ if self.pool == "" else partial(nn.init.normal_, std=0.02)
         init_transformer(self, weight, skip=merging)
-        if isinstance(self.head, nn.Linear):
-            with torch.no_grad():
-                self.head.weight.mul_(self.head_init_scale)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the head by a fresh one; 0 removes it."""
-        self.num_classes = num_classes
-        self.head = nn.Identity()
-        if num_classes:
-            self.head = nn.Linear(self.embed_dim, num_classes).to(self.patch_embed.proj.weight)
-            nn.init.normal_(self.head.weight, std=0.02 * self.head_init_scale)
-            nn.init.zeros_(self.head.bias)
-
-    def no_weight_decay(self, *, reference: bool = False) -> set[str]:
-        """Names of parameters that are not decayed besides vectors: none."""
-        return set()
-
-    def layer_id(self, name: str) -> int:
-        """Depth of a parameter: 0 patch embedding, k + 1 block k, depth + 1 the rest (also what lies between stages)."""
-        block = re.match(r"blocks\.(\d+)\.", name)
-        if block:
-            return int(block[1]) + 1
-        return 0 if name.startswith("patch_embed.") else self.depth + 1
+        self._scale_head()
 
     def _freeze_bottleneck(self) -> None:
         """What nothing reads gets no gradient: data-parallel training would wait for it, so it is frozen."""

@@ -4,7 +4,6 @@ The encoder is a plain vision transformer over all visible tubelets of a clip, d
 over from it: normalised pixels of the masked tubelets.
 """
 
-import re
 from functools import partial
 from typing import Literal
 
@@ -15,6 +14,7 @@ from ssl_affect.errors import ConfigError
 from ssl_affect.layers import PatchEmbed3d
 from ssl_affect.layers.block import LayerNorm
 from ssl_affect.masking import make_mask, mask_window, num_visible, split_mask
+from ssl_affect.models.head import PooledHead
 from ssl_affect.models.registry import register
 from ssl_affect.models.svfap import SVFAP
 from ssl_affect.models.vit import ViTEncoder
@@ -23,7 +23,7 @@ from ssl_affect.types import MaskSpec
 Pool = Literal["avg", ""]
 
 
-class VideoViT(ViTEncoder):
+class VideoViT(PooledHead, ViTEncoder):
     """A plain vision transformer with joint space-time attention, for pretraining and for classification alike.
 
     Args:
@@ -141,29 +141,7 @@ class VideoViT(ViTEncoder):
         For pretraining (``pool=""``) linear maps are Xavier-uniform, for a classifier normal with std 0.02.
         """
         super().init_weights(nn.init.xavier_uniform_ if self.pool == "" else partial(nn.init.normal_, std=0.02))
-        if isinstance(self.head, nn.Linear):
-            with torch.no_grad():
-                self.head.weight.mul_(self.head_init_scale)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the head by a fresh one; 0 removes it."""
-        self.num_classes = num_classes
-        self.head = nn.Identity()
-        if num_classes:
-            self.head = nn.Linear(self.embed_dim, num_classes).to(self.patch_embed.proj.weight)
-            nn.init.normal_(self.head.weight, std=0.02 * self.head_init_scale)
-            nn.init.zeros_(self.head.bias)
-
-    def no_weight_decay(self, *, reference: bool = False) -> set[str]:
-        """Names of parameters that are not decayed besides vectors: none."""
-        return set()
-
-    def layer_id(self, name: str) -> int:
-        """Depth of a parameter: 0 patch embedding, k + 1 block k, depth + 1 everything else."""
-        block = re.match(r"blocks\.(\d+)\.", name)
-        if block:
-            return int(block[1]) + 1
-        return 0 if name.startswith("patch_embed.") else self.depth + 1
+        self._scale_head()
 
 
 class VideoMAE(SVFAP):
