@@ -77,6 +77,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path, shards, stra
     assert results(run) == results(straight)
 
 
+def test_a_run_that_goes_on_is_no_longer_tested(tmp_path, shards):
+    run, values = tmp_path / "run", recipe(shards, model__init_args__tasks=[AFFECT])
+    assert finetune(run, values, "--trainer.max_steps=2") == 0
+    assert (run / "test" / "test.json").is_file()
+    values["trainer"]["callbacks"] = callback("pretrain_runs.SignalAt", name="SIGTERM", step=3)["trainer__callbacks"]
+    assert finetune(run, values) == 0
+    assert checkpoint(run, "last.ckpt")["global_step"] == 3
+    assert not (run / "test" / "test.json").exists()
+    assert "Test: va" not in (run / "report.html").read_text()
+
+
 def test_ctrl_c_while_training_and_while_testing(tmp_path, shards):
     """The first leaves a checkpoint, the second a run that the same command tests."""
     run, handler = tmp_path / "run", signal.getsignal(signal.SIGINT)
