@@ -18,6 +18,7 @@ from ssl_affect.files import write_json, write_text
 
 JOURNAL = "demo.json"
 _SHOWN_LINES = 20
+_PATIENCE_S = 30.0  # for a command to end in good order
 
 
 def do(step: Step, place: str, out: Path, journal: dict[str, float]) -> None:
@@ -51,7 +52,11 @@ def run_step(step: Step) -> float:
         text, _ = process.communicate()
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        try:
+            process.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:  # it was started where Ctrl-C is ignored, as `nohup` and `&` in scripts do
+            process.terminate()
+            process.communicate()
         raise
     if process.returncode:
         raise SslAffectError(
