@@ -9,6 +9,7 @@ import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -225,8 +226,7 @@ def _configs(argv: list[str]) -> Iterator[tuple[Path, Any]]:
 
 
 def _config_files(argv: list[str]) -> list[Path]:
-    pairs = zip(argv, argv[1:], strict=False)
-    following = [Path(after) for word, after in pairs if word in ("-c", "--config")]
+    following = [Path(after) for word, after in pairwise(argv) if word in ("-c", "--config")]
     return following + [Path(word.split("=", 1)[1]) for word in argv if word.startswith("--config=")]
 
 
