@@ -70,6 +70,7 @@ def figure(out: Path, row: str, name: str) -> float:
     return run["pooled"][name]["value"]
 
 
+@pytest.mark.slow
 class TestStudy:
     def test_every_row_has_predictions_of_every_clip_and_a_report(self, out: Path) -> None:
         for row in rows_of(QUICK):

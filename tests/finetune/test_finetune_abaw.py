@@ -48,6 +48,7 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_three_tasks_of_single_frames(root, tmp_path, capsys):
     shards, run = tmp_path / "shards", tmp_path / "run"
     build = [

@@ -108,6 +108,7 @@ def test_a_clip_without_sound_is_predicted_by_its_pictures_alone(heard):
         assert np.allclose(tested, noisy, atol=1e-6) == without
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["both", "video", "audio"])
 def test_every_modality_of_the_same_pretrained_weights(tmp_path, loud, weights, modality):
     run = tmp_path / "run"

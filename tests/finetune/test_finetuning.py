@@ -77,6 +77,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path, shards, stra
     assert results(run) == results(straight)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_no_longer_tested(tmp_path, shards):
     run, values = tmp_path / "run", recipe(shards, model__init_args__tasks=[AFFECT])
     assert finetune(run, values, "--trainer.max_steps=2") == 0

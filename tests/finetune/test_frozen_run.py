@@ -25,6 +25,7 @@ def frozen(shards, mode="linear", **changes):
     return recipe(shards, **{**given, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["linear", "knn"])
 def test_a_probe_is_fitted_tested_and_repeats_from_its_cache(tmp_path, shards, mode, caplog):
     caplog.set_level(logging.INFO)

@@ -106,6 +106,7 @@ def test_adapters_are_released_as_plain_weights(tmp_path, shards):
     assert results(run) == before
 
 
+@pytest.mark.slow
 def test_data_that_changed_are_not_tested_silently(tmp_path, shards, straight):
     run, other = copied(straight, tmp_path), labelled_shards(tmp_path / "other", seed=1)
     with pytest.raises(ShardError, match="same recipe, other clips"):
@@ -122,6 +123,7 @@ def test_data_that_changed_are_not_tested_silently(tmp_path, shards, straight):
             np.testing.assert_allclose(*pair, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_damaged_best_checkpoint_is_named(tmp_path, straight):
     run = copied(straight, tmp_path)
     best = run / "checkpoints" / "best.ckpt"

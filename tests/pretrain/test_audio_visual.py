@@ -113,6 +113,7 @@ def test_pictures_show_spectrograms_and_the_report_can_be_listened_to(finished):
     assert "clips without sound" in page
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_exactly_where_it_stopped(tmp_path, heard):
     rolled = [*steps(2, every=1), "--data.wave_augment.roll=meant", "--pictures.every_n_steps=9"]
     train(tmp_path / "whole", heard, *rolled)

@@ -87,6 +87,7 @@ def test_report_shows_the_course_of_the_probes(probed, plain):
     assert "Probes" not in (plain / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_over_probes_its_first_weights_once(tmp_path, shards, labelled, monkeypatch):
     def die(*_):
         raise RuntimeError("power cut")
@@ -161,6 +162,7 @@ def test_columns_of_numbers_damaged_clips_and_other_crops_that_are_meant(tmp_pat
     assert "clip00003" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_model_that_hears_is_probed_with_its_sound(tmp_path, labelled, shards):
     arguments = ["fit", "--config", str(CONFIGS / "smoke_hicmae.yaml"), "--data.shards", str(shards)]
     assert main([*arguments, "--run", str(tmp_path / "run"), *steps(2), *probing(labelled)]) == 0

@@ -20,6 +20,7 @@ def test_meta_and_cpu_agree():
     assert count_flops(model, torch.zeros(3, 4)) == count_flops(model.to("meta"), torch.zeros(3, 4, device="meta"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ssl_affect.list_models("*_tiny"))
 def test_pretraining_costs_less_with_more_masked(name):
     half, most = (model_cost(name, task="pretrain", mask_ratio=ratio) for ratio in (0.5, 0.9))
@@ -29,6 +30,7 @@ def test_pretraining_costs_less_with_more_masked(name):
     assert sum(most.by_operator.values()) == most.flops
 
 
+@pytest.mark.slow
 def test_every_modality_has_its_own_share_of_masked_tokens():
     arch = {"depth": 3, "audio_depth": 3, "skip_layers": (0, 1, 2)}
     one, both = (model_cost("hicmae_tiny", task="pretrain", mask_ratio=ratio, **arch) for ratio in (0.9, (0.9, 0.5)))

@@ -135,6 +135,7 @@ def _rank(rank, folder):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_that_gather_equal_one_with_all_clips(tmp_path):
     other = torch.multiprocessing.get_context("spawn").Process(target=_rank, args=(1, str(tmp_path)))
     other.start()
