@@ -16,14 +16,14 @@ from ssl_affect.data.audio_augment import WaveAugment
 from ssl_affect.data.augment import AugmentSpec, augment_clip
 from ssl_affect.data.clips import BadClip, ClipBatch
 from ssl_affect.data.placing import Views
-from ssl_affect.data.reader import ClipStream, add_labels, view_loader
+from ssl_affect.data.reader import add_labels, view_loader
 from ssl_affect.data.samples import read_samples
 from ssl_affect.data.sampling import Rule
 from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.files import sha256_bytes
 from ssl_affect.training.callbacks.signals import shield_worker
-from ssl_affect.training.data import BAD_CLIPS_NAME, ClipData
+from ssl_affect.training.data import ClipData
 from ssl_affect.types import AudioSpec, ClipSpec
 
 
@@ -161,22 +161,8 @@ class LabelledClips(ClipData):
         """Opens the training stream for this rank."""
         if stage != "fit":
             return
-        trainer: Any = self.trainer
         augment = None if self.augment is None else partial(augment_clip, spec=self.augment, size=self.clip.size)
-        self.stream = ClipStream(
-            self.shards,
-            self.clip,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            world_size=trainer.world_size,
-            rank=trainer.global_rank,
-            num_workers=self.workers(),
-            pin_memory=torch.cuda.is_available(),
-            decoder=self.decoder,
-            quarantine=Path(trainer.default_root_dir) / BAD_CLIPS_NAME,
-            max_bad_fraction=self.max_bad_fraction,
-            worker_init=shield_worker,
-            sound=self.sound,
+        self.stream = self.training_stream(
             samples=self.parts.train,
             rule=self.train_frames,
             augment=augment,

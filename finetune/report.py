@@ -14,10 +14,10 @@ def write_report(folder: Path) -> Path:
     Raises:
         ConfigError: the folder holds no run.
     """
-    return write_run_report(folder, "Finetuning run", (test_results,))
+    return write_run_report(folder, "Finetuning run", (show_tests,))
 
 
-def test_results(page: Page, folder: Path) -> None:
+def show_tests(page: Page, folder: Path) -> None:
     """The whole figures of every task with their intervals; the pages beside have the rest."""
     facts = folder / FOLDER / FACTS_NAME
     if not facts.is_file():

@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from ssl_affect.data.audio_augment import WaveAugment
 from ssl_affect.data.clips import ClipBatch, ClipDataset, collate
-from ssl_affect.data.reader import ClipStream, evaluation_loader
+from ssl_affect.data.reader import evaluation_loader
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ShardError
 from ssl_affect.recipe import check_recipes
 from ssl_affect.training.callbacks.signals import shield_worker
-from ssl_affect.training.data import BAD_CLIPS_NAME, ClipData
+from ssl_affect.training.data import ClipData
 from ssl_affect.types import AudioSpec, ClipSpec
 
 
@@ -76,23 +75,7 @@ class ClipDataModule(ClipData):
 
     def setup(self, stage: str) -> None:
         """Opens the stream for this rank."""
-        trainer: Any = self.trainer
-        self.stream = ClipStream(
-            self.shards,
-            self.clip,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            world_size=trainer.world_size,
-            rank=trainer.global_rank,
-            num_workers=self.workers(),
-            pin_memory=torch.cuda.is_available(),
-            decoder=self.decoder,
-            multi_scale=self.multi_scale,
-            quarantine=Path(trainer.default_root_dir) / BAD_CLIPS_NAME,
-            max_bad_fraction=self.max_bad_fraction,
-            worker_init=shield_worker,
-            sound=self.sound,
-        )
+        self.stream = self.training_stream(multi_scale=self.multi_scale)
 
     def teardown(self, stage: str) -> None:
         """Ends the workers."""

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.reader import ClipStream
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ConfigError
+from ssl_affect.training.callbacks.signals import shield_worker
 from ssl_affect.types import ClipSpec
 
 BAD_CLIPS_NAME = "bad_clips.jsonl"
 
 
 class ClipData(pl.LightningDataModule):
-    """Base of the data modules. A subclass opens ``self.stream`` in ``setup``.
+    """Base of the data modules. A subclass opens ``self.stream`` in ``setup`` and sets the attributes below.
 
     Args:
         shards: Folder that ``ssl-affect shards build`` wrote.
@@ -26,7 +29,16 @@ class ClipData(pl.LightningDataModule):
         batch_size: Clips per device and batch.
         seed: Run seed.
         num_workers: Processes per device that decode; None takes the machine's cores, shared by its devices, at most 8.
+
+    Attributes:
+        decoder: See :func:`ssl_affect.data.decode.decode_video`.
+        max_bad_fraction: Share of the samples that may turn out to be undecodable before the run stops.
+        sound: How sound is read; None reads pictures only.
     """
+
+    decoder: str
+    max_bad_fraction: float
+    sound: SoundSettings | None
 
     def __init__(self, *, shards: Path, clip: ClipSpec, batch_size: int, seed: int, num_workers: int | None) -> None:
         super().__init__()
@@ -93,6 +105,26 @@ class ClipData(pl.LightningDataModule):
             "held_out": None,
             "recipe": self.shards.recipe.to_dict(),
         }
+
+    def training_stream(self, **own: Any) -> ClipStream:
+        """The clips of this rank in their exact order, for ``setup``; ``own`` are further arguments of the stream."""
+        trainer: Any = self.trainer
+        return ClipStream(
+            self.shards,
+            self.clip,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            world_size=trainer.world_size,
+            rank=trainer.global_rank,
+            num_workers=self.workers(),
+            pin_memory=torch.cuda.is_available(),
+            decoder=self.decoder,
+            quarantine=Path(trainer.default_root_dir) / BAD_CLIPS_NAME,
+            max_bad_fraction=self.max_bad_fraction,
+            worker_init=shield_worker,
+            sound=self.sound,
+            **own,
+        )
 
     def workers(self) -> int:
         """Processes of one rank that decode."""
