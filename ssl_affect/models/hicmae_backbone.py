@@ -185,7 +185,7 @@ class HiCMAEBackbone(nn.Module):
         filled, present = [], []
         for name, part in parts:
             missing = part is None
-            part = given[0].new_zeros(len(given[0]), self._encoders[name].embed_dim) if part is None else part
+            part = given[0].new_zeros(given[0].shape[0], self._encoders[name].embed_dim) if part is None else part
             there = torch.zeros_like(part, dtype=torch.bool) if missing else torch.ones_like(part, dtype=torch.bool)
             filled.append(part)
             present.append(there & audio_valid.unsqueeze(1) if name == "audio" and audio_valid is not None else there)
@@ -199,8 +199,8 @@ class HiCMAEBackbone(nn.Module):
                 f"{' and '.join(sorted(surplus)) if given else 'neither video nor audio'} given to a model with"
                 f" modality={self.modality!r}; give {' or '.join(self._encoders)}, or create another model"
             )
-        sizes = {name: len(x) for name, x in given.items()}
-        if len(set(sizes.values())) > 1:
+        if video is not None and audio is not None and video.shape[0] != audio.shape[0]:
+            sizes = {name: len(x) for name, x in given.items()}
             raise ConfigError(f"video and audio have different numbers of clips, {sizes}; give both of the same clips")
         if audio_valid is None:
             return

@@ -55,7 +55,7 @@ class LGIBlock(nn.Module):
         """Region tokens [B, R, D] and local tokens [B, R, K, D] -> the same shapes."""
         x = _join(regions, local)  # [B * R, 1 + K, D]
         x = x + self.drop_path(self.local_attn(self.local_norm(x)))
-        regions, local = _part(x, len(regions))
+        regions, local = _part(x, regions.shape[0])
 
         regions = regions + self.drop_path(self.global_attn(self.global_norm(regions)))  # [B, R, D]
 
@@ -65,7 +65,7 @@ class LGIBlock(nn.Module):
 
         x = _join(regions, flat.view_as(local))  # [B * R, 1 + K, D]
         x = x + self.drop_path(self.mlp(self.ffn_norm(x)))
-        return _part(x, len(regions))
+        return _part(x, regions.shape[0])
 
 
 class LGIFormer(PooledHead, nn.Module):
@@ -201,12 +201,12 @@ class LGIFormer(PooledHead, nn.Module):
     def _encode(self, video: Tensor, mask: Tensor | None, num_visible: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Region tokens [B, R, D], local tokens [B, R, K, D] and their raster index [B, V], region-major."""
         if mask is None:
-            index = self.region_index.flatten().expand(len(video), -1)  # [B, N]
+            index = self.region_index.flatten().expand(video.shape[0], -1)  # [B, N]
         else:
             index = self._visible_by_region(mask, num_visible)  # [B, V]
         tokens = self.patch_embed(video, index) + self.pos_embed[index]  # [B, V, D]
         local = tokens.unflatten(1, (self.region_grid.num_tokens, -1))  # [B, R, K, D]
-        regions = self.region_tokens.expand(len(video), -1, -1)  # [B, R, D]
+        regions = self.region_tokens.expand(video.shape[0], -1, -1)  # [B, R, D]
         for block in self.blocks:
             regions, local = block(regions, local)
         return regions, local, index

@@ -170,7 +170,7 @@ class TPSBT(PooledHead, nn.Module):
     def _encode(self, video: Tensor, mask: Tensor | None, num_visible: int | None) -> tuple[list[Tensor], Tensor]:
         """The tokens after every stage, [B, t * n, D] with t of that stage, and the raster index [B, V] of the first's."""
         if mask is None:
-            index = torch.arange(self.grid.num_tokens, device=video.device).expand(len(video), -1)
+            index = torch.arange(self.grid.num_tokens, device=video.device).expand(video.shape[0], -1)
         else:
             index = self._visible_index(mask, num_visible, video.device)
         if self.reverse_context == "full_tokens":
