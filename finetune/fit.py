@@ -27,7 +27,8 @@ from finetune.tasks import Targets
 from finetune.testing import FACTS_NAME, result_notes, write_test
 from finetune.testing import FOLDER as TEST
 from ssl_affect import __version__
-from ssl_affect.checkpoint import Weights, WeightsConfig, save_weights
+from ssl_affect.backbones.release import write_release
+from ssl_affect.checkpoint import Weights, WeightsConfig
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.evaluation import Predictions
 from ssl_affect.training.callbacks.step import StepCallback
@@ -198,6 +199,9 @@ def write_model_test(
     }
     notes = result_notes(data, notes, undecodable)
     write_test(folder / TEST, found, dataset=data.parts.protocol, facts=facts, notes=notes, embeddings=embeddings)
+    if module.frame_tasks:
+        names = ", ".join(task.name for task in module.frame_tasks)
+        logger.warning("%s holds no head for frames, so it does not predict %s", folder / WEIGHTS, names)
     if module.clip_tasks:
         release(folder / WEIGHTS, released, module, data, rule=rule)
 
@@ -220,8 +224,11 @@ def _chosen(path: Path) -> dict[str, torch.Tensor]:
 def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips, *, rule: str) -> None:
     """Writes the finetuned backbone with its head as a released folder, adapters merged.
 
+    ``config.json`` says what every output means, what a clip is and how faces are cropped, so that the folder is all that a
+    video needs. Heads for frames are not in it, which it says too.
+
     Args:
-        folder: The released folder; an older one is replaced.
+        folder: The released folder; an older one is replaced, a model card that was filled in is kept.
         model: The backbone on the CPU.
         module: What it was trained in.
         data: What it was trained on.
@@ -236,15 +243,22 @@ def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips, *
         arch=description["arch"],
         recipe=data.shards.recipe.to_dict(),
         provenance={
+            **module.provenance(),
+            **data.described(),
+            "training_data": _training_data(data),
             "version": __version__,
-            # A list, because the order is that of the outputs.
-            "outputs": [{"task": task.name, "kind": task.kind, "names": task.names} for task in module.clip_tasks],
-            "start": module.pretrained,
             "data_fingerprint": data.fingerprint,
             "selection": rule,
         },
     )
-    save_weights(folder, Weights(config, model.state_dict()), force=True)
+    write_release(folder, Weights(config, model.state_dict()), force=True)
+
+
+def _training_data(data: LabelledClips) -> dict[str, Any]:
+    """How many clips taught the tasks, how many of them were synthetic by their own label, and by which protocol."""
+    samples = data.parts.train.tolist()
+    synthetic = sum(str(data.labels(sample).get("synthetic", "0")) in ("1", "1.0", "True") for sample in samples)
+    return {"clips": len(samples), "synthetic_clips": synthetic, "protocol": data.parts.protocol}
 
 
 def _again(folder: Path, config: dict[str, Any], checkpoint: dict[str, Any]) -> list[str]:

@@ -213,6 +213,23 @@ class Finetuning(TrainedModule):
             "outputs": {task.name: list(task.names) for task in self.tasks},
         }
 
+    def provenance(self) -> dict[str, Any]:
+        """What the weights say about themselves: the meaning of their outputs, and what they do not hold."""
+        return {
+            # A list, because the order is that of the outputs.
+            "outputs": [task.outputs().to_dict() for task in self.clip_tasks],
+            "not_released": [
+                {
+                    "task": task.name,
+                    "kind": task.kind,
+                    "why": "its outputs are per frame: their head is not in the weights",
+                }
+                for task in self.frame_tasks
+            ],
+            "start": self.pretrained,
+            "tuning": self.tuning.mode,
+        }
+
     # What the optimizer asks a model about: the network and the head for frames together.
 
     @property

@@ -24,6 +24,7 @@ from finetune.losses import (
     inverse_rate_weights,
     regression_loss,
 )
+from ssl_affect.backbones.outputs import TaskOutputs
 from ssl_affect.errors import ConfigError
 from ssl_affect.evaluation.missing import TASKS
 
@@ -181,6 +182,10 @@ class Task:
         if self.kind == "expression":
             return "softmax"
         return "sigmoid" if self.kind in BINARY or self.spec.sigmoid else "none"
+
+    def outputs(self) -> TaskOutputs:
+        """What the outputs mean, as released weights say it."""
+        return TaskOutputs.of(task=self.name, kind=self.kind, names=self.names, activation=self.activation)
 
     def encode(self, labels: Labels, keys: Sequence[str] | None = None) -> Targets:
         """Targets of clips; see :meth:`finetune.labels.LabelReader.encode`."""

@@ -225,6 +225,7 @@ def _load_ckpt(path: Path) -> Weights:
         )
     state = {n.removeprefix(_CKPT_PREFIX): t for n, t in content["state_dict"].items() if n.startswith(_CKPT_PREFIX)}
     provenance = {
+        **(extra.get("provenance") or {}),
         "source": path.name,
         "sha256": sha256_file(path),
         "step": content.get("global_step"),

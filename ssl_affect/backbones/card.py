@@ -110,6 +110,9 @@ def make_card(config: WeightsConfig, backbone: Backbone | None = None) -> Card:
     sections["Summary"] = f"`{config.name}`, {kind}."
     sections["Training"] = _provenance(config)
     sections["Crop recipe"] = _recipe(config)
+    if outputs := _outputs(config):
+        sections["Outputs"] = outputs
+    sections["Training data"] = _training_data(config)
     sections["Intended use"] = INTENDED_USE
     sections["Not to be used for"] = NOT_TO_BE_USED_FOR
     if backbone is not None:
@@ -130,9 +133,45 @@ def make_card(config: WeightsConfig, backbone: Backbone | None = None) -> Card:
     return Card(header, config.name if backbone is None else backbone.name, sections)
 
 
+def training_data_text(said: Mapping[str, Any]) -> str:
+    """How many clips the labels came from, and how many of them were drawn and not filmed; empty where it is not known.
+
+    Args:
+        said: ``provenance.training_data`` of finetuned weights.
+    """
+    count, synthetic = said.get("clips"), said.get("synthetic_clips")
+    if not count:
+        return ""
+    of = f" ({said['protocol']})" if said.get("protocol") else ""
+    if synthetic == count:
+        return f"The labels are of {count} SYNTHETIC clips{of}: drawn talking faces, nobody was filmed."
+    some = f", {synthetic} of them SYNTHETIC (drawn, not filmed)" if synthetic else ""
+    return f"The labels are of {count} clips{of}{some}."
+
+
+def _training_data(config: WeightsConfig) -> str:
+    text = training_data_text(config.provenance.get("training_data") or {})
+    return f"{text} Which corpus and version: {EMPTY}" if text and "SYNTHETIC clips" not in text else text
+
+
+def _outputs(config: WeightsConfig) -> str:
+    """A table of what the outputs of the head mean, and what the weights do not hold."""
+    said, left_out = config.provenance.get("outputs") or [], config.provenance.get("not_released") or []
+    if not said and not left_out:
+        return ""
+    rows = [f"| {_cell(one['task'])} | {one['kind']} | {_cell(', '.join(one['names']))} |" for one in said]
+    lines = ["| task | kind | outputs in order |", "|---|---|---|", *rows] if rows else []
+    return "\n".join([*lines, *(f"\nNot in these weights: {_cell(one['task'])}; {one['why']}." for one in left_out)])
+
+
 def _provenance(config: WeightsConfig) -> str:
     """A table of what is known about where the weights come from."""
-    facts = {key: value for key, value in config.provenance.items() if value not in (None, "", {}, [])}
+    elsewhere = ("outputs", "not_released", "training_data")  # have sections of their own
+    facts = {
+        key: value
+        for key, value in config.provenance.items()
+        if value not in (None, "", {}, []) and key not in elsewhere
+    }
     if not facts:
         return ""
     rows = [f"| {key} | {_cell(value)} |" for key, value in facts.items()]

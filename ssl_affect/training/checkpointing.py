@@ -110,6 +110,7 @@ class Checkpoints(StepCallback, Checkpoint):
             "data_fingerprint": data.fingerprint,
             "global_batch": pl_module.global_batch,
             "version": __version__,
+            "provenance": {**pl_module.provenance(), **data.described()},
         }
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ class ClipData(pl.LightningDataModule):
     def fingerprint(self) -> str:
         """Hash of what is trained on; a run goes on with the same data only."""
         return self.shards.fingerprint
+
+    def described(self) -> dict[str, Any]:
+        """What a clip of this run is, in plain values: ``clip``, and ``sound`` (None where none is read)."""
+        return {"clip": asdict(self.clip), "sound": None if self.sound is None else asdict(self.sound.spec)}
 
     def train_dataloader(self) -> "TimedBatches":
         """Batches of this rank without end."""

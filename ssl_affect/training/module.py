@@ -17,6 +17,7 @@ from ssl_affect.data.clips import ClipBatch
 from ssl_affect.optim import build_optimizer, scale_lr, warmup_cosine_scheduler
 from ssl_affect.training.data import ClipData
 from ssl_affect.training.schedule import OptimSpec, ScheduleSpec, Steps
+from ssl_affect.training.sharding import FSDP2Strategy, shard
 from ssl_affect.types import LossParts
 
 
@@ -48,6 +49,19 @@ class TrainedModule(pl.LightningModule):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """What the model is, in plain values: "model" and "arch" build it again."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What the weights are to say about themselves besides :meth:`description`, in plain values."""
+        return {}
+
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes where the strategy asks for it."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDP2Strategy):
+            shard(self, strategy.device_mesh["data_parallel"], strategy.root_device)
+
+    def touch_weights(self) -> None:
+        """Does nothing; where weights are sharded, calling it prepares them for use outside of a training step."""
 
     @property
     def datamodule(self) -> ClipData:

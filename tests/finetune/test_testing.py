@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from finetune_runs import (
     AFFECT,
     CLASSES,
@@ -25,13 +26,21 @@ from finetune_runs import (
 from finetune.cli import main
 from finetune.testing import join_runs, write_test
 from ssl_affect import create_model
+from ssl_affect.backbones.card import read_card
+from ssl_affect.backbones.selftest import verify
+from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.transforms import prepare_clips
 from ssl_affect.errors import CheckpointError, ConfigError, PredictionsError, ShardError
 from ssl_affect.evaluation import ReadOptions, evaluate, make_predictions, read_predictions
+from ssl_affect.export import export
 
 
 def facts_of(run):
     return json.loads((run / "test" / "test.json").read_text())
+
+
+def checkpoint_data(run):
+    return yaml.safe_load((run / "config.yaml").read_text())["data"]["shards"]
 
 
 def copied(straight, tmp_path, ignore=("step-00000002.ckpt", "step-00000004.ckpt")):
@@ -70,9 +79,16 @@ def test_released_weights_predict_what_was_tested(shards, straight):
     config = json.loads((straight / "weights" / "config.json").read_text())
     model = create_model(config["name"], num_classes=config["num_classes"], pretrained=straight / "weights").eval()
     outputs = config["provenance"]["outputs"]
+    va = {"task": "va", "kind": "va", "names": ["valence", "arousal"], "activation": "none", "range": [-1.0, 1.0]}
     assert outputs == [
-        {"task": "expression", "kind": "expression", "names": list(CLASSES)},
-        {"task": "va", "kind": "va", "names": ["valence", "arousal"]},
+        {
+            "task": "expression",
+            "kind": "expression",
+            "names": list(CLASSES),
+            "activation": "softmax",
+            "range": [0.0, 1.0],
+        },
+        va,
     ]
     views = {}
     with torch.no_grad():
@@ -85,6 +101,21 @@ def test_released_weights_predict_what_was_tested(shards, straight):
         tested = read_predictions(path, about["kind"], ReadOptions(names=about["names"]))["validation"]
         found = np.stack([torch.stack([view[place] for view in views[key]]).mean(0).numpy() for key in tested.ids])
         np.testing.assert_allclose(found, tested.predicted if tested.scores is None else tested.scores, atol=1e-6)
+
+
+def test_what_is_released_says_what_it_is_and_an_export_says_the_same(straight, tmp_path):
+    config = json.loads((straight / "weights" / "config.json").read_text())
+    exported = export(straight, tmp_path / "exported")
+    for facts in (config["provenance"], exported.provenance):
+        assert facts["clip"] == {"num_frames": CLIP.num_frames, "stride": CLIP.stride, "size": CLIP.size}
+        assert facts["sound"] is None
+        assert facts["not_released"] == []
+    assert exported.provenance["outputs"] == config["provenance"]["outputs"]
+    assert exported.recipe == config["recipe"] == ShardSet(checkpoint_data(straight)).recipe.to_dict()
+    assert config["provenance"]["training_data"] == {"clips": 8, "synthetic_clips": 0, "protocol": None}
+    assert all(check.passed for check in verify(straight / "weights"))
+    card = read_card((straight / "weights" / "README.md").read_text())
+    assert "| va | va | valence, arousal |" in card.sections["Outputs"]
 
 
 def test_adapters_are_released_as_plain_weights(tmp_path, shards):
