@@ -15,17 +15,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("pretrain.cli:main", "pretrain a model on shards"),
     "finetune": ("finetune.cli:main", "finetune or probe a backbone on labelled shards, and test it"),
     "models": ("ssl_affect.models_cli:main", "list models, their sizes and their FLOPs"),
-    "export": ("ssl_affect.export:main", "turn a training checkpoint into safetensors and a config"),
+    "export": ("ssl_affect.export.cli:main", "turn a run into released weights, or weights into ONNX or torch.export"),
     "convert": ("ssl_affect.convert.cli:main", "import a checkpoint of the authors' repositories"),
     "backbones": ("ssl_affect.backbones.cli:main", "released weights: list, info, download, verify, push"),
     "extract": ("ssl_affect.extract.cli:main", "features of the faces in your videos, as a table"),
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
     "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
+    "slurm": ("ssl_affect.slurm.cli:main", "runs on a cluster: submit, status, doctor"),
     "demo": ("ssl_affect.demo:main", "the whole road on synthetic faces or on your own videos"),
     "protocol": (
         "ssl_affect.protocols.cli:main",
         "data sets: labels, folds, counts, published numbers; check your copy",
     ),
+    "ledger": ("ssl_affect.training.ledger_cli:main", "prove that a run used every clip exactly once; show its starts"),
     "doctor": ("ssl_affect.doctor:main", "what is installed, what loads, and what to do about what does not"),
 }
 

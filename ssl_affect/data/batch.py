@@ -13,11 +13,21 @@ BLANK_KEY = "<blank>"  # no sample can have this name (schema.KEY_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class BadClip:
-    """A sample that could not be decoded."""
+    """A sample that could not be decoded.
+
+    Args:
+        key: Its name.
+        shard: File name of its shard.
+        reason: What was wrong.
+        position: Position at which it was met; -1 where that is not known.
+        sample: Its number in the shard set; -1 where that is not known.
+    """
 
     key: str
     shard: str
     reason: str
+    position: int = -1
+    sample: int = -1
 
 
 @dataclass(slots=True)

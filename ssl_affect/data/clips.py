@@ -174,7 +174,7 @@ class ClipDataset(Dataset):
             if self.sound is not None and facts is not None:
                 more = self._hear(self.sound, index, position, place.sound, facts)
         except DecodeError as error:
-            return BadClip(self.shards.key(index), self.shards.shard_of(index), str(error))
+            return BadClip(self.shards.key(index), self.shards.shard_of(index), str(error), position, index)
         if self.augment is not None:
             changed = self.augment(video, draws=Draws(self.seed, position, AUGMENT_STREAM))
             video, crop = changed.frames, changed.crop

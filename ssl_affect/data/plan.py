@@ -12,7 +12,6 @@ those few at a time.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from ssl_affect.data.sampling import Draws
 from ssl_affect.errors import ConfigError
@@ -83,7 +82,7 @@ class EpochPlan:
         return {**self.__dict__, "_orders": {}}
 
 
-class PositionSampler(Sampler[list[int]]):
+class PositionSampler:
     """Batches of positions for one rank, without end.
 
     A global batch is ``world_size * batch_size`` positions; rank r takes ``[c + r * b, c + (r + 1) * b)`` of the one that
@@ -126,7 +125,7 @@ class PositionSampler(Sampler[list[int]]):
             first += self.global_batch_size
 
 
-class SequentialBatches(Sampler[list[int]]):
+class SequentialBatches:
     """Every sample once in index order, for evaluation: nothing is padded, repeated or dropped.
 
     Rank r takes batches r, r + world, r + 2 world, ...; the last batch may be smaller, and ranks may differ by one

@@ -178,7 +178,7 @@ class ClipStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the data stands, equal on all ranks."""
-        return {"position": self.position, **self._identity()}
+        return {"position": self.position, **self.identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another run stopped, with whatever ranks, workers and batch size this one has.
@@ -186,7 +186,7 @@ class ClipStream:
         Raises:
             ShardError: the state belongs to another shard set, seed or window; the message has both.
         """
-        identity = self._identity()
+        identity = self.identity()
         missing = sorted({"position", *identity} - set(state))
         if missing:
             raise ShardError(
@@ -201,7 +201,7 @@ class ClipStream:
                 )
         self.position = int(state["position"])
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What decides which clip lies at a position."""
         identity = {
             "seed": self.plan.seed,

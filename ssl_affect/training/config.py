@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from ssl_affect.errors import ConfigError
+from ssl_affect.training.callbacks.ledger import SampleLedger
 from ssl_affect.training.callbacks.losses import LossLog
 from ssl_affect.training.callbacks.nonfinite import NonFiniteGuard
 from ssl_affect.training.callbacks.position import DataPosition
@@ -105,6 +106,7 @@ class RunCLI(LightningCLI):
         own = built["trainer"]["callbacks"] or []
         self.signals = StopOnSignal()
         callbacks = [
+            SampleLedger(),
             DataPosition(),
             LossLog(),
             built["nonfinite"],
