@@ -31,3 +31,7 @@ class PredictionsError(SslAffectError):
 
 class ProtocolError(SslAffectError):
     """Files, labels or folds are not what the protocol of a data set says."""
+
+
+class ClusterError(SslAffectError):
+    """Slurm is not there, says no, or is asked for something that does not fit the run."""
