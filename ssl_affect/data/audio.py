@@ -95,13 +95,14 @@ def resample(chunks: Iterable[np.ndarray], source_rate: int, target_rate: int) -
         float32 [ceil(n * target_rate / source_rate)] for n values in all; its first value has the time of the first
         value of the first chunk.
     """
+    return np.concatenate([np.zeros(0, np.float32), *resampled_blocks(chunks, source_rate, target_rate)])
+
+
+def resampled_blocks(chunks: Iterable[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+    """What :func:`resample` gives, stretch by stretch, in the memory of one block; at equal rates the chunks themselves."""
     if source_rate == target_rate:
-        parts = [chunk.astype(np.float32, copy=False) for chunk in chunks]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    return np.concatenate([np.zeros(0, np.float32), *_resampled_blocks(chunks, source_rate, target_rate)])
-
-
-def _resampled_blocks(chunks: Iterable[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+        yield from (chunk.astype(np.float32, copy=False) for chunk in chunks)
+        return
     import torch  # only here, so that reading the time of a file does not cost the import
     from torchaudio.functional import resample as sinc_resample
 

@@ -23,7 +23,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from ssl_affect.data.audio import RawAudio, resample
+from ssl_affect.data.audio import RawAudio, resampled_blocks
 from ssl_affect.data.container import (
     MAX_FPS,
     check_limits,
@@ -173,22 +173,39 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> RawAud
     Raises:
         DecodeError: the audio stream is damaged, or its time stamps are absurd.
     """
+    blocks = list(iter_audio(path, sample_rate))
+    if not blocks:
+        return None
+    return RawAudio(np.concatenate([values for _, values in blocks]), sample_rate, blocks[0][0])
+
+
+def iter_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> Iterator[tuple[float, np.ndarray]]:
+    """What :func:`read_audio` gives, stretch by stretch, in the memory of half a minute.
+
+    Yields:
+        (time of the first value in s on the container's clock, mono float32 [n]); each begins where the last one ended.
+        Nothing when there is no audio stream.
+
+    Raises:
+        DecodeError: the audio stream is damaged, or its time stamps are absurd.
+    """
     path = Path(path)
     if path.is_dir():
-        return None
+        return
     with open_container(path) as container:
         stream = next(iter(container.streams.audio), None)
         if stream is None:
-            return None
+            return
         make_strict(stream, path)
-        rate = stream.rate
         limit_s = (container.duration or 0) / av.time_base + MAX_SOUND_BEYOND_S
         chunks = _mono_chunks(container, stream, path, limit_s)
         start_s, first = next(chunks, (0.0, None))
         if first is None:
-            return None
-        samples = resample(chain([first], (values for _, values in chunks)), rate, sample_rate)
-        return RawAudio(samples, sample_rate, start_s)
+            return
+        total = 0
+        for values in resampled_blocks(chain([first], (values for _, values in chunks)), stream.rate, sample_rate):
+            yield start_s + total / sample_rate, values
+            total += len(values)
 
 
 # --------------------------------------------------------------------------------------------------------------------

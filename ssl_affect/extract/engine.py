@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssl_affect.backbones.outputs import read_outputs
 from ssl_affect.checkpoint import WeightsConfig
 from ssl_affect.data.sound import Sound
 from ssl_affect.data.spectrogram import LogMel
@@ -88,11 +89,10 @@ class Engine:
         self.sees, self.hears = _modalities(network)
         self.log_mel: LogMel | None = None
         if self.hears:
-            frames, bins = self.arch["audio_size"]
-            rate = self.recipe.sample_rate if self.recipe else AudioSpec().sample_rate
-            self.log_mel = LogMel(AudioSpec(num_frames=frames, num_mel_bins=bins, sample_rate=rate)).to(self.device)
+            self.log_mel = LogMel(self._sound()).to(self.device)
         self.num_features = int(network.fc_norm.normalized_shape[0])
         self.num_logits = network.num_classes
+        self.outputs = read_outputs(self.config.provenance, self.num_logits, self.config.name)
         self._before_head: list[Tensor] = []
         network.head.register_forward_pre_hook(lambda _, inputs: self._before_head.append(inputs[0]))
 
@@ -103,6 +103,16 @@ class Engine:
         if values is None:
             return None
         return Recipe.from_dict(values)
+
+    def _sound(self) -> AudioSpec:
+        """What the model hears: as its weights say, else the published values at the size that it takes."""
+        frames, bins = self.arch["audio_size"]
+        if said := self.config.provenance.get("sound"):
+            spec = AudioSpec(**said)
+            if (spec.num_frames, spec.num_mel_bins) == (frames, bins):
+                return spec
+        rate = self.recipe.sample_rate if self.recipe else AudioSpec().sample_rate
+        return AudioSpec(num_frames=frames, num_mel_bins=bins, sample_rate=rate)
 
     def batches(self, windows: Iterable[Window], on_bad: Callable[[Window, str], None]) -> Iterator[list[Row]]:
         """The features of windows, in their order, a batch at a time.

@@ -4,15 +4,11 @@ It is the sound that :func:`ssl_affect.data.rawvideo.read_audio` gives for the w
 """
 
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-# The parts of read_audio: what is missing there is a form that does not hold the whole sound.
-from ssl_affect.data.audio import _resampled_blocks
-from ssl_affect.data.container import make_strict, open_container
-from ssl_affect.data.rawvideo import MAX_SOUND_BEYOND_S, _mono_chunks
+from ssl_affect.data.rawvideo import iter_audio
 from ssl_affect.data.sound import MIN_SAMPLES, Sound
 
 KEEP_S = 30.0  # sound this long before the last stretch is kept, because people's windows come a little out of order
@@ -33,7 +29,7 @@ class VideoSound:
         self._restart()
 
     def _restart(self) -> None:
-        self._blocks: Iterator[np.ndarray] = self._open()
+        self._blocks: Iterator[tuple[float, np.ndarray]] = iter_audio(self._path, self._rate)
         self._start_s: float | None = None  # of the whole sound
         self._first, self._held = 0, np.zeros(0, np.float32)  # number of the first value that is held
         self._ended = False
@@ -66,31 +62,12 @@ class VideoSound:
         """Decodes until value ``end`` is held or the file ends; always a first block."""
         parts, held = [self._held], self._first + len(self._held)
         while not self._ended and (self._start_s is None or held < end):
-            block = next(self._blocks, None)
+            time, block = next(self._blocks, (0.0, None))
             if block is None:
                 self._ended = True
             else:
+                self._start_s = time if self._start_s is None else self._start_s
                 parts.append(block)
                 held += len(block)
         if len(parts) > 1:
             self._held = np.concatenate(parts)
-
-    def _open(self) -> Iterator[np.ndarray]:
-        if self._path.is_dir():
-            return
-        with open_container(self._path) as container:
-            stream = next(iter(container.streams.audio), None)
-            if stream is None:
-                return
-            make_strict(stream, self._path)
-            limit_s = (container.duration or 0) / 1_000_000 + MAX_SOUND_BEYOND_S
-            chunks = _mono_chunks(container, stream, self._path, limit_s)
-            start_s, first = next(chunks, (0.0, None))
-            if first is None:
-                return
-            self._start_s = start_s
-            rest = chain([first], (values for _, values in chunks))
-            if stream.rate == self._rate:
-                yield from (values.astype(np.float32, copy=False) for values in rest)
-            else:
-                yield from _resampled_blocks(rest, stream.rate, self._rate)
