@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("ssl_affect.convert.cli:main", "import a checkpoint of the authors' repositories"),
     "backbones": ("ssl_affect.backbones.cli:main", "released weights: list, info, download, verify, push"),
     "extract": ("ssl_affect.extract.cli:main", "features of the faces in your videos, as a table"),
+    "report": ("ssl_affect.timeline.cli:main", "one page on a video: expressions over time by a finetuned model"),
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
     "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
     "slurm": ("ssl_affect.slurm.cli:main", "runs on a cluster: submit, status, doctor"),

@@ -4,7 +4,8 @@ import torch
 import ssl_affect
 from ssl_affect.checkpoint import load_weights
 from ssl_affect.errors import CheckpointError
-from ssl_affect.export import find_checkpoint, main
+from ssl_affect.export import find_checkpoint
+from ssl_affect.export.cli import main
 
 ARCH = {"img_size": 32, "patch_size": 8, "num_frames": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 

@@ -1,28 +1,11 @@
-"""``ssl-affect export``: a training checkpoint becomes a folder with safetensors, a config, a self-test and a card."""
+"""From a run to a released folder: safetensors, a config, a self-test and a card."""
 
-import argparse
 from pathlib import Path
 
 from ssl_affect.backbones.release import write_release
 from ssl_affect.checkpoint import Weights, WeightsConfig, load_strict, load_weights
 from ssl_affect.errors import CheckpointError
 from ssl_affect.models import create_model, create_pretraining_model
-
-
-def main(argv: list[str]) -> int:
-    """Runs the command; errors of the user are raised as CheckpointError."""
-    parser = argparse.ArgumentParser(prog="ssl-affect export", description=__doc__)
-    parser.add_argument(
-        "source", type=Path, metavar="RUN_OR_CKPT", help="folder of a run (its last.ckpt) or a .ckpt file"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the weights")
-    parser.add_argument("--force", action="store_true", help="replace an older exported folder")
-    arguments = parser.parse_args(argv)
-    config = export(arguments.source, arguments.out, force=arguments.force)
-    step = config.provenance.get("step")
-    print(f"{arguments.out}: {config.name} ({config.task}), step {step}, sha256 {config.sha256[:16]}...")
-    print(f"load it with ssl_affect.create_model({config.name!r}, pretrained={str(arguments.out)!r})")
-    return 0
 
 
 def export(source: Path, out: Path, *, force: bool = False) -> WeightsConfig:
