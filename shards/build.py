@@ -82,9 +82,9 @@ def build(
     if not plan.sources:
         raise ConfigError(f"{settings.root}: no sources; give a folder with videos or folders of frames below it")
     check_place(out, settings.root)
-    finished = _finished(out, plan)
-    if finished is not None:
-        return finished
+    done = finished(out, plan)
+    if done is not None:
+        return done
     try:
         return _build(plan, settings, out, workers, source_limit_s)
     except OSError as error:
@@ -227,8 +227,12 @@ def _manifest(plan: Plan, shards: list[ShardEntry], records: list[QuarantineReco
     )
 
 
-def _finished(out: Path, plan: Plan) -> BuildReport | None:
-    """The report of a build that was finished by an earlier run; None when there is work to do."""
+def finished(out: Path, plan: Plan) -> BuildReport | None:
+    """The report of a build that was finished by an earlier run; None when there is work to do.
+
+    Raises:
+        ConfigError: ``out`` holds a finished shard set of another build.
+    """
     if not (out / MANIFEST_NAME).exists():
         return None
     manifest = Manifest.read(out)

@@ -22,6 +22,8 @@ _BUILD_EXAMPLES = """examples:
       a corpus as its owner hands it out, with labels, subjects and folds, every clip whole and with all its frames
   ssl-affect shards build new --out shards/new --recipe shards/vox2/manifest.json
       the same crops as in another shard set
+  ssl-affect shards build corpora/vox2 --out shards/vox2 --part 3/20
+      one of 20 parts, each on a machine of its own; then `ssl-affect shards join shards/vox2`
 
 A build that was interrupted or killed goes on when the same command is run again. What cannot go in is listed in
 OUT/quarantine.jsonl with file, stage and reason. Exit code 0: built; 1: nothing could go in; 2: wrong arguments."""
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "build": _build,
+        "join": _join,
         "verify": _verify,
         "stats": _stats,
         "view": _view,
@@ -53,6 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     build = _command(commands, "build", "turn raw videos into shards of face clips", _BUILD_EXAMPLES)
     add_build_options(build)
+    join = _command(
+        commands,
+        "join",
+        "put the parts of a shard set together",
+        "examples:\n  ssl-affect shards join shards/vox2\n\nEvery hash is checked, nothing is copied. An interrupted join"
+        " goes on when it is called again.",
+    )
+    join.add_argument("folder", type=Path, metavar="DIR", help="the --out of the builds with --part")
+    add_workers(join)
     verify = _command(
         commands,
         "verify",
@@ -97,6 +109,7 @@ def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.Argum
 
 def _build(options: argparse.Namespace) -> int:
     from shards.build import build
+    from shards.parts import build_part, parse_part
 
     plan, settings, ignored = make_plan(options)
     if ignored:
@@ -113,7 +126,11 @@ def _build(options: argparse.Namespace) -> int:
         f"{len(plan.sources):,} sources, recipe {plan.recipe.hash}, {options.workers} workers -> {options.out}",
         file=sys.stderr,
     )
-    report = build(plan, settings, options.out, workers=options.workers, source_limit_s=options.source_limit)
+    work = {"workers": options.workers, "source_limit_s": options.source_limit}
+    if options.part is not None:
+        report = build_part(plan, settings, options.out, parse_part(options.part), **work)
+    else:
+        report = build(plan, settings, options.out, **work)
     if not report.shards:
         print(f"nothing could go in; reasons, from {options.out / 'quarantine.jsonl'}:", file=sys.stderr)
         for record in report.records[:20]:
@@ -122,8 +139,21 @@ def _build(options: argparse.Namespace) -> int:
             print(f"  ... and {len(report.records) - 20:,} more", file=sys.stderr)
     elif report.already_done:
         print(f"{options.out} was finished by an earlier run; nothing to do", file=sys.stderr)
-    print(report.line())
-    return 0 if report.shards else 1
+    print(report.line() if options.part is None else f"part {options.part}: {report.line()}")
+    return 0 if report.shards or options.part is not None else 1
+
+
+def _join(options: argparse.Namespace) -> int:
+    from shards.parts import join_parts
+
+    if options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: at least one is needed")
+    manifest = join_parts(options.folder, workers=options.workers)
+    print(
+        f"{options.folder}: {manifest.num_sources:,} sources, {manifest.num_samples:,} samples, {manifest.seconds:,.1f} s,"
+        f" {len(manifest.shards):,} shards; quarantined {manifest.num_quarantined:,}; fingerprint {manifest.fingerprint}"
+    )
+    return 0
 
 
 def _plain(text: str) -> str:

@@ -80,6 +80,9 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="size of a shard, as 384M or 1G (default %(default)s)",
     )
+    group.add_argument(
+        "--part", metavar="I/N", help="build part I of N only, for `ssl-affect shards join DIR` to put together"
+    )
     group.add_argument("--prefix", default="train", help="start of the shards' names (default %(default)s)")
 
 

@@ -16,10 +16,17 @@ from ssl_affect.files import TEMPORARY_SUFFIX
 logger = logging.getLogger(__name__)
 
 WORKSPACE_NAME = ".build"
+PARTS_NAME = ".parts"  # where parts of a shard set are built, see shards.parts
+PART_NAME = "part.json"  # in a finished part
 
 
-def check_place(out: Path, root: Path) -> None:
+def check_place(out: Path, root: Path, *, joining: bool = False) -> None:
     """Refuses folders in which something could be overwritten or swallowed.
+
+    Args:
+        out: Folder of the result.
+        root: Folder of the videos.
+        joining: ``out`` is put together from parts, which are kept in it.
 
     Raises:
         ConfigError: ``out`` is a file, lies inside ``root``, or holds what no build of ours wrote.
@@ -31,9 +38,9 @@ def check_place(out: Path, root: Path) -> None:
     if not out.is_dir():
         return
     names = {path.name for path in out.iterdir()}
-    ours = {WORKSPACE_NAME, MANIFEST_NAME, QUARANTINE_NAME}
+    ours = {MANIFEST_NAME, QUARANTINE_NAME, PARTS_NAME if joining else WORKSPACE_NAME, PART_NAME}
     shards = {name for name in names if re.fullmatch(r"[A-Za-z0-9_-]+-[0-9]{6}\.(tar|idx)", name)}
-    begun = bool(names & {WORKSPACE_NAME, MANIFEST_NAME})
+    begun = bool(names & ({PARTS_NAME} if joining else {WORKSPACE_NAME, MANIFEST_NAME}))
     strange = sorted(
         name for name in names - ours if not (begun and (name in shards or name.endswith(TEMPORARY_SUFFIX)))
     )
