@@ -10,7 +10,7 @@ from ssl_affect.errors import ClusterError, ConfigError
 from ssl_affect.slurm.queue import call, installed, shown
 from ssl_affect.slurm.record import RECORD_NAME, Record
 from ssl_affect.slurm.settings import ROOT, Machines, check_paths, machines, merged, run_folder
-from ssl_affect.slurm.work import KINDS, Grid, read_grid, shards_out
+from ssl_affect.slurm.work import KINDS, Grid, beside, read_grid, shards_out
 
 SCRIPTS = ROOT / "slurm"
 SITE = SCRIPTS / "env.sh"
@@ -189,7 +189,7 @@ def _plan_shards(
         raise ConfigError(f"shards: --parts={parts or 'nothing'}; say how many array tasks build it, --parts=20 say")
     out = shards_out(arguments)
     _check_folder(out)
-    below = out / ".parts"
+    below = beside(out)
     records = {below / f"slurm-{n:04d}-of-{int(parts):04d}.json": f"_{n}" for n in range(1, int(parts) + 1)}
     ours = [f"--job-name=shards-{out.name}", _log(below, True), f"--array=1-{parts}"]
     build = Submission(
@@ -213,9 +213,9 @@ def _plan_join(
 def _join(out: Path, *, after: bool = False, sbatch: Sequence[str] = ()) -> Submission:
     return Submission(
         kind="join",
-        options=_with([f"--job-name=join-{out.name}", _log(out / ".parts", False)], sbatch),
+        options=_with([f"--job-name=join-{out.name}", _log(beside(out), False)], sbatch),
         arguments=[str(out)],
-        records={out / ".parts" / "slurm-join.json": ""},
+        records={beside(out) / "slurm-join.json": ""},
         first=["srun", "ssl-affect", "shards", "join", str(out)],
         after=after,
     )

@@ -129,6 +129,11 @@ def read_list(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def beside(out: Path) -> Path:
+    """Where records and logs of a shard build are: beside the shard set, which holds nothing but shards."""
+    return out.with_name(f"{out.name}.slurm")
+
+
 def part_folder(out: Path, part: int, parts: int) -> Path:
     """Where one part of a shard set is built, see ``shards.parts``."""
     return out / ".parts" / f"{part:04d}-of-{parts:04d}"
@@ -163,13 +168,13 @@ def make_work(kind: str, arguments: Sequence[str], options: Mapping[str, str], e
         number = int(task) if task is not None else 1
         out = shards_out(arguments)
         command = ("ssl-affect", "shards", "build", *arguments, f"--part={number}/{parts}")
-        record = out / ".parts" / f"slurm-{number:04d}-of-{parts:04d}.json"
+        record = beside(out) / f"slurm-{number:04d}-of-{parts:04d}.json"
         return Work(kind=kind, command=command, folder=part_folder(out, number, parts), record=record)
     if len(arguments) != 1:
         raise ConfigError(f"{kind} {' '.join(arguments)}: give one folder")
     folder = Path(arguments[0])
     if kind == "join":
-        record = folder / ".parts" / "slurm-join.json"
+        record = beside(folder) / "slurm-join.json"
         return Work(kind=kind, command=("ssl-affect", "shards", "join", str(folder)), folder=folder, record=record)
     words = [*read_grid(options).options(), str(folder)]
     record = folder / "slurm-evaluate.json"
