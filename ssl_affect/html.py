@@ -1,6 +1,7 @@
 """Self-contained HTML pages: one file, no scripts from elsewhere, pictures and sounds inside."""
 
 import base64
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +24,13 @@ pre { background: var(--soft); padding: .7rem; overflow-x: auto; } .note { opaci
 class Page:
     """An HTML page put together from top to bottom; all text is escaped.
 
+    Args:
+        title: Title and heading.
+        style: Rules to add to those of all pages.
+        script: JavaScript that runs when the page is there.
+        media: Where pictures and sound may come from besides the page itself, as a Content-Security-Policy says it. With a
+            script or this the browser is told to load nothing else, whatever the page holds.
+
     Example:
         >>> page = Page("Run 7")
         >>> page.heading("Loss")
@@ -30,8 +38,9 @@ class Page:
         >>> page.write(Path("report.html"))
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, style: str = "", script: str = "", media: str = "") -> None:
         self.title = title
+        self._style, self._script, self._media = style, script, media
         self._body: list[str] = [f"<h1>{html.escape(title)}</h1>"]
 
     def heading(self, text: str) -> None:
@@ -41,6 +50,10 @@ class Page:
     def text(self, text: str) -> None:
         """A paragraph."""
         self._body.append(f"<p>{html.escape(text)}</p>")
+
+    def markup(self, text: str) -> None:
+        """HTML as it is; what stands in it has been escaped by the caller."""
+        self._body.append(text)
 
     def code(self, text: str) -> None:
         """Preformatted text."""
@@ -75,10 +88,23 @@ class Page:
         """The whole page as text."""
         return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
-            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
+            f'<meta name="viewport" content="width=device-width">{self._policy()}<style>{_STYLE}{self._style}</style>'
+            "</head><body>"
             + "\n".join(self._body)
+            + (f"<script>{self._script}</script>" if self._script else "")
             + "</body></html>\n"
         )
+
+    def _policy(self) -> str:
+        """What the browser may load and run: this page's own script, known by its hash."""
+        if not self._script and not self._media:
+            return ""
+        digest = base64.b64encode(hashlib.sha256(self._script.encode()).digest()).decode()
+        rules = (
+            f"default-src 'none'; img-src data:; media-src data: blob: {self._media}; style-src 'unsafe-inline';"
+            f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        )
+        return f'<meta http-equiv="Content-Security-Policy" content="{html.escape(rules, quote=True)}">'
 
     def write(self, path: Path) -> None:
         """Writes the page atomically."""

@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ssl_affect import __version__
+from ssl_affect.data.framefolder import FOLDER_FPS
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.errors import ConfigError, DecodeError
 from ssl_affect.extract.crop import choose_recipe
@@ -37,7 +38,8 @@ class ExtractSettings:
         detector: "mtcnn" or "yunet"; None takes that of the recipe.
         detector_weights: ONNX file of yunet.
         stride: Distance of a window's frames in stored frames; None takes what the weights say, else 4.
-        hop_s: Seconds between the starts of two windows; None: they touch and do not overlap.
+        hop_s: Seconds between the starts of two windows; None: as ``overlap`` says.
+        overlap: Share of a window that the next one repeats, 0 to below 1; 0: they touch and do not overlap.
         batch_size: Windows at once.
         device: None takes a GPU where there is one.
         precision: "fp32", "bf16" or "fp16".
@@ -50,11 +52,16 @@ class ExtractSettings:
     detector_weights: Path | None = None
     stride: int | None = None
     hop_s: float | None = None
+    overlap: float = 0.0
     batch_size: int = 8
     device: str | None = None
     precision: str = "fp32"
     offline: bool = False
     allow_recipe_mismatch: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise ConfigError(f"overlap={self.overlap} is a share of a window; give a number from 0 to below 1")
 
 
 @dataclass(slots=True)
@@ -119,7 +126,10 @@ class Extraction:
                 detector=settings.detector,
                 weights=settings.detector_weights,
             )
-        self.spec = WindowSpec(clip=self.engine.clip, hop_s=settings.hop_s)
+        hop_s = settings.hop_s
+        if hop_s is None and settings.overlap:
+            hop_s = round(self.engine.clip.span * (1 - settings.overlap) / (self.recipe.fps or FOLDER_FPS), 6)
+        self.spec = WindowSpec(clip=self.engine.clip, hop_s=hop_s)
         if self.engine.log_mel is not None and self.engine.log_mel.spec.sample_rate != self.recipe.sample_rate:
             raise ConfigError(
                 f"the recipe has sound at {self.recipe.sample_rate} values per second, the model hears"

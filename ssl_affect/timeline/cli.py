@@ -1,0 +1,81 @@
+"""``ssl-affect report``: what a finetuned model says over the time of a video, as a page, a table and tiers for ELAN."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_EXAMPLES = """examples:
+  ssl-affect report video.mp4 --model runs/mine/weights
+  ssl-affect report video.mp4 --model runs/mine/weights --out video_report --hop 0.25
+
+Writes DIR/report.html (one page that needs no network), DIR/predictions.csv (one row per window and person),
+DIR/predictions.eaf (tiers for ELAN) and DIR/features.parquet (what `ssl-affect extract` gives). Run again after a stop, the
+same command goes on where it was."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns the exit code; errors of the user are raised."""
+    parser = argparse.ArgumentParser(
+        prog="ssl-affect report",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="one video file")
+    parser.add_argument("--model", required=True, metavar="NAME_OR_DIR", help="finetuned weights: RUN/weights of"
+                        " `ssl-affect finetune`, a name of `backbones list`, or hf-hub:organisation/name")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: VIDEO_report in the current folder)")
+    parser.add_argument("--embed-mb", type=float, default=20.0, metavar="MB", help="largest video inside the page, in MiB;"
+                        " a longer one stays a file beside it; 0 never puts it inside (default %(default)g)")  # fmt: skip
+    parser.add_argument("--min-valid", type=float, default=0.5, metavar="SHARE", help="windows whose face was seen in fewer"
+                        " of their frames are gaps (default %(default)g)")  # fmt: skip
+    group = parser.add_argument_group("faces and windows, as for `ssl-affect extract`")
+    group.add_argument("--crop", default="auto", metavar="auto|model|detect|none|FILE")
+    group.add_argument("--detector", help="mtcnn or yunet (default: that of the recipe)")
+    group.add_argument("--detector-weights", type=Path, metavar="FILE.onnx", help="weights of yunet")
+    group.add_argument("--hop", type=float, metavar="S", help="seconds from window to window (default: half a window)")
+    group.add_argument("--stride", type=int, metavar="N", help="stored frames between two frames of a window (default: as"
+                       " the weights say)")  # fmt: skip
+    group = parser.add_argument_group("running")
+    group.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    group.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
+    group.add_argument("--batch-size", type=int, default=8, metavar="N")
+    group.add_argument("--offline", action="store_true", help="do not use the network")
+    group.add_argument(
+        "--force", action="store_true", help="replace files of other settings, or that were changed since"
+    )
+    group.add_argument("--restart", action="store_true", help="throw away the parts of an unfinished run")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    return _run(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ssl_affect.timeline.run import PAGE, TABLE, TIERS, ReportSettings, make_report  # brings torch
+
+    made = make_report(
+        options.video,
+        model=options.model,
+        out=options.out,
+        report=ReportSettings(min_valid=options.min_valid, embed_mb=options.embed_mb),
+        force=options.force,
+        restart=options.restart,
+        progress=not options.quiet and sys.stderr.isatty(),
+        crop=options.crop,
+        detector=options.detector,
+        detector_weights=options.detector_weights,
+        hop_s=options.hop,
+        stride=options.stride,
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        offline=options.offline,
+    )
+    inside = "inside" if made.embedded else "not inside: keep it where it is"
+    print(f"{made.folder / PAGE}: {made.people} people, {made.windows} windows; the video is {inside}")
+    print(f"{made.folder / TABLE}: one row per window; {made.folder / TIERS}: tiers for ELAN")
+    for text in made.skipped[:10]:
+        print(f"no timeline: {text}")
+    if len(made.skipped) > 10:
+        print(f"and {len(made.skipped) - 10} more; the page has all of them")
+    return 0
