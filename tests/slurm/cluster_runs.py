@@ -34,8 +34,17 @@ def put_on_path(folder: Path) -> None:
 
 def submit(capsys: Any, *words: str) -> list[str]:
     """Submits and returns the numbers of the jobs."""
+    capsys.readouterr()
     assert main(["submit", *words]) == 0
     return re.findall(r"^job (\d+): ", capsys.readouterr().out, flags=re.MULTILINE)
+
+
+def status(folder: Path, capsys: Any) -> list[dict[str, Any]]:
+    """What ``status --json`` says about the runs below a folder."""
+    capsys.readouterr()
+    main(["status", "--json", str(folder)])
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
 
 
 def pretraining(run: Path, shards: Path, *, steps: int, tasks: int = 1, pace: float = 0.0) -> list[str]:

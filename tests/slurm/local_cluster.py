@@ -49,6 +49,7 @@ SlurmdPidFile={folder}/run/slurmd-%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
 KillWait=5
+SlurmdTimeout=20
 MinJobAge=600
 JobRequeue=1
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,requeue_delay=1
@@ -76,6 +77,7 @@ class LocalCluster:
         self.folder = folder
         self.names = [f"n{number}" for number in range(1, num_nodes + 1)]
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         ports = _free_ports(num_nodes + 1)
         nodes = "\n".join(
             f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000"
@@ -99,7 +101,7 @@ class LocalCluster:
             self._start_munge(key)
             self._start("slurmctld", "-D", "-c", "-f", str(self.config))
             for name in self.names:
-                self._start("slurmd", "-D", "-N", name, "-f", str(self.config))
+                self.start_node(name)
             self._wait_until_idle()
         except BaseException:
             self.stop()
@@ -110,6 +112,25 @@ class LocalCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+    def start_node(self, name: str) -> None:
+        """Starts the daemon of a node."""
+        self._start("slurmd", "-D", "-N", name, "-f", str(self.config))
+        self._nodes[name] = self._processes[-1]
+
+    def crash_node(self, name: str) -> int:
+        """Ends a node as a power cut does: its daemon and all that jobs run on it, with no signal that can be caught.
+
+        Returns:
+            Number of processes that were killed.
+        """
+        daemon = self._nodes.pop(name)
+        family = [daemon.pid, *_below(daemon.pid), *of_this_cluster(self.config, f"SLURMD_NODENAME={name}")]
+        for pid in dict.fromkeys(family):
+            _kill(pid)
+        daemon.wait()
+        self._processes.remove(daemon)
+        return len(dict.fromkeys(family))
 
     def stop(self) -> None:
         """Ends all jobs and daemons, and what is left of jobs."""
@@ -163,12 +184,15 @@ class LocalCluster:
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in files)
 
 
-def of_this_cluster(config: Path) -> list[int]:
+def of_this_cluster(config: Path, *also: str) -> list[int]:
     """Processes that were started under this cluster, found by their environment."""
-    mark, found = f"SLURM_CONF={config}".encode(), []
+    marks, found = {f"SLURM_CONF={config}".encode(), *(mark.encode() for mark in also)}, []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if mark in path.read_bytes().split(b"\0") and int(path.parent.name) not in (os.getpid(), os.getppid()):
+            if marks <= set(path.read_bytes().split(b"\0")) and int(path.parent.name) not in (
+                os.getpid(),
+                os.getppid(),
+            ):
                 found.append(int(path.parent.name))
         except OSError:  # it has ended, or is somebody else's
             continue
@@ -189,6 +213,23 @@ def wait_for(condition, seconds, what, say=lambda: ""):
         if time.monotonic() > end:
             raise TimeoutError(f"waited {seconds} s for {what}; {say()}")
         time.sleep(0.2)
+
+
+def _below(pid: int) -> list[int]:
+    """All descendants of a process."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            own, parent = int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        parents.setdefault(parent, []).append(own)
+    found, waiting = [], [pid]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
 
 
 def _kill(pid: int) -> None:
