@@ -2,10 +2,11 @@
 
 from functools import partial
 
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ssl_affect.layers.attention import CrossAttention, SelfAttention
+from ssl_affect.layers.mlp import Mlp
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 

@@ -13,11 +13,10 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from ssl_affect.errors import ConfigError
-from ssl_affect.layers import CrossAttention, PatchEmbed3d, SelfAttention, sinusoid_table
+from ssl_affect.layers import CrossAttention, Mlp, PatchEmbed3d, SelfAttention, sinusoid_table
 from ssl_affect.layers.block import LayerNorm, drop_path
 from ssl_affect.layers.init import init_transformer
 from ssl_affect.masking import check_mask, make_mask, mask_window, num_visible, take

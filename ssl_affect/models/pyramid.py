@@ -4,9 +4,9 @@ Axis letters: B clips, t time steps, n tokens of a step, G bottleneck tokens of 
 """
 
 from einops import rearrange
-from timm.layers import Mlp
 from torch import Tensor, nn
 
+from ssl_affect.layers import Mlp
 from ssl_affect.layers.block import LayerNorm
 
 # Hidden width of the map that scores tokens; the released code has it, and the published parameter count needs it.
