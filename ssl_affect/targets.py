@@ -115,9 +115,13 @@ class TubeletTarget(nn.Module):
         Returns:
             float32 [B, K, P].
         """
-        values = self._values(video, index)  # [B, K, dt, S, 3]
-        if self.frame_difference is not None:
-            first = self._first_of_group(video, index, values)
+        values = self._values(video, index)  # [B, K, dt, S, 3], its own memory
+        group = self.frame_difference
+        if group is not None and group <= self.tubelet_size:  # groups lie inside a tubelet
+            groups = values.unflatten(2, (-1, group))
+            groups[:, :, :, 1:] -= groups[:, :, :, :1]
+        elif group is not None:
+            first = self._first_of_group(video, index, group)
             is_appearance = self.is_appearance(index)[..., None, None]
             values = torch.where(is_appearance, values, values - first)
         return values.flatten(2)
@@ -175,26 +179,25 @@ class TubeletTarget(nn.Module):
     def _pixels(self, video: Tensor, index: Tensor | None) -> Tensor:
         """Pixels in [0, 1] of the tubelets at ``index``: [B, K, dt * S, 3]."""
         patches = patchify(video, self.tubelet_size, self.patch_size, index).float().unflatten(2, (-1, 3))
-        return patches * self.std + self.mean
+        return torch.addcmul(self.mean, patches, self.std)
 
     def _statistics(self, pixels: Tensor) -> PatchStatistics:
-        return PatchStatistics(pixels.mean(dim=2, keepdim=True), pixels.std(dim=2, keepdim=True))  # unbiased
+        std, mean = torch.std_mean(pixels, dim=2, keepdim=True)  # unbiased
+        return PatchStatistics(mean, std)
 
     def _values(self, video: Tensor, index: Tensor) -> Tensor:
         """Normalised tubelets before the frame difference: [B, K, dt, S, 3]."""
         pixels = self._pixels(video, index)
         if self.normalize:
             statistics = self._statistics(pixels)
-            pixels = (pixels - statistics.mean) / (statistics.std + STD_EPSILON)
+            pixels.sub_(statistics.mean).div_(statistics.std + STD_EPSILON)
         return pixels.unflatten(2, (self.tubelet_size, -1))
 
-    def _first_of_group(self, video: Tensor, index: Tensor, values: Tensor) -> Tensor:
-        """The first frame of each frame's group, [B, K, dt or 1, S, 3]."""
-        group = self.frame_difference or 1
-        if group <= self.tubelet_size:  # groups lie inside a tubelet
-            starts = values[:, :, ::group]
-            return starts.repeat_interleave(group, dim=2)
-        # Groups span several tubelets: the first frame comes from the tubelet at the same place where the group starts.
+    def _first_of_group(self, video: Tensor, index: Tensor, group: int) -> Tensor:
+        """The first frame of each frame's group, [B, K, 1, S, 3], where groups span several tubelets.
+
+        It comes from the tubelet at the same place where the group starts.
+        """
         per_frame = self.grid.h * self.grid.w
         tubelet = index // per_frame
         start = tubelet - tubelet % (group // self.tubelet_size)
