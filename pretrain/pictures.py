@@ -18,6 +18,7 @@ from ssl_affect.data.spectrogram import draw_spectrogram
 from ssl_affect.errors import ConfigError
 from ssl_affect.files import open_atomic
 from ssl_affect.training.callbacks.step import StepCallback, is_due
+from ssl_affect.training.sharding import whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,10 @@ class ReconstructionPictures(StepCallback):
         """Makes a picture when one is due."""
         step = trainer.global_step
         last = step == trainer.max_steps or trainer.should_stop
-        if trainer.is_global_zero and (is_due(step, self.every_n_steps) or last):
-            self.write(trainer, pl_module)
+        if is_due(step, self.every_n_steps) or last:
+            with whole_weights(pl_module):
+                if trainer.is_global_zero:
+                    self.write(trainer, pl_module)
 
     def write(self, trainer: pl.Trainer, pl_module: Any) -> Path:
         """Makes the picture of the current weights; on one rank only."""

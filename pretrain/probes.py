@@ -27,6 +27,7 @@ from ssl_affect.training.callbacks.signals import shield_worker
 from ssl_affect.training.callbacks.step import StepCallback, is_due
 from ssl_affect.training.metrics import write_metrics
 from ssl_affect.training.ranks import of_all_ranks
+from ssl_affect.training.sharding import whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class OnlineProbes(StepCallback):
     def run(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Probes the current weights and logs the figures; to be called on all ranks."""
         with isolate_rng():
-            features, rows = self._features(trainer, pl_module)
+            with whole_weights(pl_module):
+                features, rows = self._features(trainer, pl_module)
             if not trainer.is_global_zero:
                 return
             if not bool(torch.isfinite(features).all()):

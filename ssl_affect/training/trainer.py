@@ -8,6 +8,7 @@ a config.
 import logging
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,15 @@ import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from ssl_affect.errors import ConfigError
 from ssl_affect.training.checkpointing import AtomicCheckpointIO
 from ssl_affect.training.metrics import MetricsFile
+from ssl_affect.training.sharding import FSDP2Strategy
+
+# The watchdog ends a job long before; this is the last resort, above anything that one process may do alone.
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 # Warnings that are right in general and wrong here, each with the reason.
 HARMLESS = (
@@ -32,6 +38,7 @@ HARMLESS = (
     (".*lr_scheduler.step\\(\\).*before.*optimizer.step\\(\\).*", "a skipped step moves the schedule on, on purpose"),
     (".*`training_step` returned.*", "it returns the loss and its terms"),
     (".*Consider setting `persistent_workers=True`.*", "the stream of clips is opened once per run"),
+    (".*The `srun` command is available.*", "a run on a cluster's login node, or on one node without srun, is right"),
     (".*torch.get_total_norm.*foreach.*", "gradients on one device need no note about it"),
 )
 
@@ -74,7 +81,8 @@ def run_trainer(
 
     Args:
         accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
-        strategy: ``auto``, ``ddp``, ``deepspeed_stage_2`` or another strategy of Lightning.
+        strategy: ``auto``, ``ddp``, ``fsdp2``, ``deepspeed_stage_1`` to ``_3``, or another strategy of Lightning; the files
+            in configs/cluster/ say when to use which.
         devices: Number of devices of this machine, their numbers, or ``auto`` for all.
         num_nodes: Machines.
         precision: ``bf16-mixed`` where the device has it, ``16-mixed`` with a loss scale, or ``32-true``.
@@ -106,7 +114,7 @@ def run_trainer(
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return Trainer(
         accelerator=accelerator,
-        strategy=strategy,
+        strategy=make_strategy(strategy, precision=precision),
         devices=devices,
         num_nodes=num_nodes,
         precision=precision,
@@ -131,6 +139,28 @@ def run_trainer(
         limit_val_batches=0,
         enable_autolog_hparams=False,
     )
+
+
+def make_strategy(name: str, *, precision: str) -> Strategy | str:
+    """The strategy of a name in a recipe; names that need nothing special go to Lightning as they are.
+
+    Args:
+        name: See :func:`run_trainer`.
+        precision: See :func:`run_trainer`.
+
+    Raises:
+        ConfigError: strategy and precision do not go together, or a package is missing.
+    """
+    if name == "fsdp2":
+        if precision == "16-mixed":
+            raise ConfigError(
+                "trainer: strategy=fsdp2 with precision=16-mixed, whose loss scale does not see sharded gradients; say"
+                " bf16-mixed or 32-true"
+            )
+        return FSDP2Strategy(timeout=COLLECTIVE_TIMEOUT)
+    if name == "ddp":
+        return DDPStrategy(timeout=COLLECTIVE_TIMEOUT)
+    return name
 
 
 def make_loggers(spec: LoggingSpec, folder: Path, *, resumed_after: int | None) -> list[Logger]:

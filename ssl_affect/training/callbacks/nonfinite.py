@@ -18,6 +18,7 @@ from ssl_affect.errors import ConfigError, SslAffectError
 from ssl_affect.training.callbacks.step import StepCallback, is_log_step
 from ssl_affect.training.metrics import write_metrics
 from ssl_affect.training.ranks import of_all_ranks
+from ssl_affect.training.sharding import whole_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class NonFiniteGuard(StepCallback):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=pl_module.device)
         loss_is_finite = self._loss_is_finite is None or bool(self._loss_is_finite)
-        self._norm = float(norm)
+        self._norm = float(whole_tensor(norm))
         gradient_is_finite = self._norm < float("inf")  # false for NaN too
         bad = trainer.strategy.reduce_boolean_decision(not (loss_is_finite and gradient_is_finite), all=False)
         if not bad:

@@ -9,6 +9,7 @@ from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.training.callbacks.step import StepCallback, is_due
 from ssl_affect.training.metrics import write_metrics
 from ssl_affect.training.ranks import of_all_ranks
+from ssl_affect.training.sharding import whole_weights
 
 
 class Validation(StepCallback):
@@ -31,7 +32,7 @@ class Validation(StepCallback):
         step = trainer.global_step
         last = step == trainer.max_steps or trainer.should_stop
         if pl_module.datamodule.has_held_out and (is_due(step, self.every_n_steps) or last):
-            with isolate_rng():  # a loader draws a seed when it starts; training must not notice
+            with isolate_rng(), whole_weights(pl_module):  # a loader draws a seed when it starts; training must not notice
                 write_metrics(trainer, validate(trainer, pl_module))
 
 
