@@ -10,12 +10,13 @@ OUT    ?= demo$(if $(filter-out mae_dfer,$(METHOD)),_$(METHOD))$(if $(VIDEOS),_v
 # Tests run in this many processes of one thread each.
 JOBS   ?= 2
 
-.PHONY: help venv demo lint test test-slow test-gpu bench clean
+.PHONY: help venv demo lint test test-slow test-slurm test-gpu bench clean
 help:
 	@echo "make demo [METHOD=mae_dfer|svfap|hicmae] [VIDEOS=dir]"
 	@echo "                        the whole road: videos -> shards -> pretraining -> report.html -> probes and finetuning"
 	@echo "make test               lint and the default test suite"
 	@echo "make test-slow          the tests marked slow    make test-gpu  those that need a GPU"
+	@echo "make test-slurm         the project's own jobs under a real Slurm, which it installs (Debian or Ubuntu, root)"
 	@echo "make bench              benchmarks, with a table in benchmarks/results/"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,7 +39,12 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal
 
 test-slow: venv
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "slow and not gpu" --timeout=1800
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" --timeout=1800
+
+# A real Slurm of two virtual nodes per process; bounded, and its daemons are stopped however the tests end.
+test-slurm: venv
+	bash tests/slurm/install.sh
+	OMP_NUM_THREADS=1 timeout --signal=INT 900 $(BIN)/python -m pytest -q tests/slurm -m slurm -n 3 --dist worksteal
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu --timeout=1800

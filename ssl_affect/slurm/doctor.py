@@ -117,7 +117,7 @@ def _partitions() -> list[Line]:
         if about.get("State") != "UP":
             found.append(Line("note", f"  {name}", f"{said}; {about.get('State')}", "choose another: --partition=NAME"))
         elif "REQUEUE" in about.get("PreemptMode", "") and grace < _SAVING_S:
-            remedy = f"preempted runs have {grace} s to save; with checkpoints.every_n_steps they lose at most that many steps"
+            remedy = f"preempted runs have {grace} s to save; else they go on from the last checkpoints.every_n_steps"
             found.append(Line("note", f"  {name}", said, remedy))
         else:
             found.append(Line("ok", f"  {name}", said))

@@ -117,6 +117,8 @@ def send(planned: Sequence[Submission]) -> list[str]:
         ClusterError: ``sbatch`` is not there or refuses.
     """
     jobs: list[str] = []
+    if not installed():
+        call("sbatch")  # says what to do without Slurm
     for submission in planned:
         for path in submission.records:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,8 +264,6 @@ def _check_folder(folder: Path) -> None:
 
 
 def _sbatch(command: list[str]) -> str:
-    if not installed():
-        call("sbatch")  # says what to do without Slurm
     environment = dict(os.environ)
     if SITE.is_file():
         environment["SSL_AFFECT_ENV"] = str(SITE)

@@ -17,7 +17,7 @@ from ssl_affect.slurm.cli import main
 from ssl_affect.slurm.queue import job_facts
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 150  # for anything that a run does between two things that are waited for
+SECONDS = 200  # for anything that a run does between two things that are waited for
 
 
 def put_on_path(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A real Slurm on this machine: munged, slurmctld and one slurmd per virtual node, in a folder and on ports of their own.
 
-Everything is stopped when the ``with`` block is left, however it is left; also what jobs have left behind.
+Everything is stopped when the ``with`` block is left, however it is left; also what jobs have left behind. Should the
+process of the tests itself be killed, a watchman that waits for its end does the same.
 """
 
 import getpass
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +99,8 @@ class LocalCluster:
         self.config.write_text(self._text)
         self._before = {name: os.environ.get(name) for name in ("SLURM_CONF", "PATH")}
         os.environ.update(SLURM_CONF=str(self.config), PATH=_SBIN)
+        command = [sys.executable, str(Path(__file__)), str(self.config)]
+        self._watchman = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         try:
             self._start_munge(key)
             self._start("slurmctld", "-D", "-c", "-f", str(self.config))
@@ -125,12 +129,15 @@ class LocalCluster:
             Number of processes that were killed.
         """
         daemon = self._nodes.pop(name)
-        family = [daemon.pid, *_below(daemon.pid), *of_this_cluster(self.config, f"SLURMD_NODENAME={name}")]
-        for pid in dict.fromkeys(family):
+        tasks = of_this_cluster(self.config, f"SLURMD_NODENAME={name}")
+        # Those that watch over the tasks go first: on a machine without power nobody is left to tell of an end.
+        watchers = {parent for pid in tasks if (parent := _parent(pid)) and "slurmstepd" in _command(parent)}
+        family = dict.fromkeys([daemon.pid, *watchers, *tasks])
+        for pid in family:
             _kill(pid)
         daemon.wait()
         self._processes.remove(daemon)
-        return len(dict.fromkeys(family))
+        return len(family)
 
     def stop(self) -> None:
         """Ends all jobs and daemons, and what is left of jobs."""
@@ -147,6 +154,9 @@ class LocalCluster:
                 process.kill()
                 process.wait()
         self._processes.clear()
+        if self._watchman.stdin is not None:
+            self._watchman.stdin.close()
+        self._watchman.wait()
         for pid in of_this_cluster(self.config):
             _kill(pid)
         for name, value in self._before.items():
@@ -215,21 +225,18 @@ def wait_for(condition, seconds, what, say=lambda: ""):
         time.sleep(0.2)
 
 
-def _below(pid: int) -> list[int]:
-    """All descendants of a process."""
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            own, parent = int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        parents.setdefault(parent, []).append(own)
-    found, waiting = [], [pid]
-    while waiting:
-        children = parents.get(waiting.pop(), [])
-        found += children
-        waiting += children
-    return found
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _kill(pid: int) -> None:
@@ -248,3 +255,9 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+if __name__ == "__main__":  # the watchman: its input ends with the process of the tests, however that ends
+    sys.stdin.read()
+    for left_over in of_this_cluster(Path(sys.argv[1])):
+        _kill(left_over)

@@ -23,7 +23,7 @@ from shard_fixture import make_shards
 from ssl_affect.cli import main
 from ssl_affect.slurm.queue import job_facts
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(480)]
 
 PACE = 0.15
 
@@ -45,7 +45,7 @@ def check(run, quiet, shards, steps):
 
 def test_signals_and_a_kill(tmp_path, shards, capsys):
     steps, quiet, run = 36, tmp_path / "quiet", tmp_path / "run"
-    submit(capsys, *pretraining(quiet, shards, steps=steps))
+    (first,) = submit(capsys, *pretraining(quiet, shards, steps=steps))
     (job,) = submit(capsys, *pretraining(run, shards, steps=steps, pace=PACE))
     wait_for_step(run, 4)
     scancel(job, "--signal=USR1")
@@ -54,7 +54,7 @@ def test_signals_and_a_kill(tmp_path, shards, capsys):
     wait_for_step(run, 22, start=3)
     kill(processes(run, "ssl_affect.cli pretrain fit"))
     assert wait_for_end(job, run) == "COMPLETED"
-    wait_for_end(str(int(job) - 1), quiet)
+    wait_for_end(first, quiet)
     assert job_facts(job).values["Restarts"] == "3"  # one for each, none by anybody else
     found = record(run)
     assert (found["state"], found["requeues"], len(found["starts"])) == ("finished", 3, 4)
