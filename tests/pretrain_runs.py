@@ -1,5 +1,6 @@
 """Small pretraining runs for tests: configs/smoke.yaml on shards of moving squares, and faults to put into them."""
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -88,3 +89,15 @@ class BrokenGradient(pl.Callback):
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.global_step + 1 == self.step:
             next(pl_module.parameters()).grad.view(-1)[0] = float("inf")
+
+
+class KillWorkerAt(pl.Callback):
+    """Kills a data worker of this process when a step begins."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step - 1:
+            workers = multiprocessing.active_children()
+            os.kill(workers[0].pid, signal.SIGKILL)

@@ -4,7 +4,9 @@ The state of a run's data is one integer, the first position that is not yet com
 but not trained on are simply made again after a resume.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from ssl_affect.data.quarantine import Quarantine, SoundCount
 from ssl_affect.data.sampling import Rule
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
+from ssl_affect.data.workers import DataWorkerError, end_workers_at_exit, guarded_batches
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.files import sha256_bytes
 from ssl_affect.types import ClipSpec
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "BadClip",
@@ -59,7 +64,7 @@ class ClipStream:
         frame_times: Fill ``ClipBatch.start_time_s``, which costs reading the facts of every clip.
         verify: Compare the hash of every video with its facts before decoding.
         quarantine: File that bad clips are appended to, one JSON object per line.
-        max_bad_fraction: See :class:`Quarantine`.
+        max_bad_fraction: See :class:`~ssl_affect.data.quarantine.Quarantine`.
         worker_init: Called with its number in every worker process when it starts.
         sound: Read the sound of the clips too.
         samples: Numbers of the samples to train on, for supervised training: clips are then drawn as
@@ -68,6 +73,13 @@ class ClipStream:
         rule: See :func:`~ssl_affect.data.sampling.train_indices`; with ``samples`` only.
         augment: Augmentation of supervised clips, run where they are decoded.
         labels: Labels of every sample of the shard set by its number, which batches then carry.
+
+    Attributes:
+        position: First position that is not committed.
+        stop_at_once: Whether the iteration raises as soon as too many clips are bad (:class:`ShardError`) or a worker has
+            died (:class:`DataWorkerError`). Ranks that have to stop together set it to False and agree by
+            ``quarantine.check`` and ``trouble``; until then what a dead worker owed is decoded in this process.
+        trouble: What happened to a worker, None while all is well.
 
     Raises:
         ConfigError: an argument is out of range, the decoder does not work here, or the sound has another rate.
@@ -113,6 +125,8 @@ class ClipStream:
                 sound.check(shards, self.samples)
         self.quarantine = Quarantine(quarantine, max_fraction=max_bad_fraction, num_samples=self.plan.num_samples)
         self.position = 0
+        self.trouble: str | None = None
+        self.stop_at_once = True
         self._given = 0  # first position that no batch has been handed out for
         self._sampler = PositionSampler(batch_size=batch_size, world_size=world_size, rank=rank)
         dataset = ClipDataset(
@@ -130,7 +144,8 @@ class ClipStream:
         )
         self.dataset = dataset
         self.without_sound = SoundCount(shards if sound is not None else None, self.samples)
-        self._loader = _loader(
+        self._make_loader = partial(
+            _loader,
             dataset,
             self._sampler,
             num_workers=num_workers,
@@ -138,6 +153,7 @@ class ClipStream:
             pin_memory=pin_memory,
             worker_init=worker_init,
         )
+        self._loader = self._make_loader()
 
     @property
     def global_batch_size(self) -> int:
@@ -151,13 +167,33 @@ class ClipStream:
 
     def __iter__(self) -> Iterator[ClipBatch]:
         self._sampler.start = self._given = self.position
-        for batch in self._loader:
+        for batch in guarded_batches(self._loader, read=self._read_here, died=self._worker_died):
             self._given += self.global_batch_size
             self.quarantine.add(batch)
+            if self.stop_at_once:
+                self.quarantine.check()
             self.without_sound.add(batch)
             if self.labels is not None:
                 add_labels(batch, self.labels, instead=0 if self.samples is None else int(self.samples[0]))
             yield batch
+
+    def _worker_died(self, what: str) -> None:
+        """Takes note of it; the worker is gone, and with it the loader."""
+        first = self._given + self._sampler.rank * self._sampler.batch_size
+        self.trouble = (
+            f"{what}, while clips from position {first} on were read; nothing is lost and the same command goes on. If it"
+            " happens again, lower data.num_workers or give the job more memory"
+        )
+        logger.error("%s", self.trouble)
+        self._loader = self._make_loader()
+        if self.stop_at_once:
+            raise DataWorkerError(self.trouble)
+
+    def _read_here(self) -> Iterator[ClipBatch]:
+        """The batches that are still to come, decoded in this process."""
+        self._sampler.start = self._given
+        for positions in self._sampler:
+            yield self.dataset.collate([self.dataset[position] for position in positions])
 
     def commit(self, global_batch_size: int | None = None) -> None:
         """Says that a global batch was trained on; the next start is after it.
@@ -319,6 +355,8 @@ def _loader(
     pin_memory: bool,
     worker_init: Callable[[int], None] | None,
 ) -> DataLoader:
+    if num_workers:
+        end_workers_at_exit()
     return DataLoader(
         dataset,
         batch_sampler=batches,

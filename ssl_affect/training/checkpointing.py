@@ -116,6 +116,7 @@ class Checkpoints(StepCallback, Checkpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keeps the random states until the first step, so that nothing in between can use them up."""
         self._random_states = checkpoint["random_states"]
+        _count_batches(checkpoint, trainer.accumulate_grad_batches)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Restores the random states of this rank before the first step after a resume."""
@@ -124,6 +125,18 @@ class Checkpoints(StepCallback, Checkpoint):
         states, self._random_states = self._random_states, None
         if trainer.global_rank < len(states):
             set_random_state(states[trainer.global_rank])
+
+
+def _count_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Makes Lightning's count of batches fit the number that a step takes now.
+
+    It ends a step at every multiple of ``accumulate`` batches since the start of the run. Where that number has changed,
+    the count would stand in the middle of a step, and the first step would be made of too few batches.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        shift = checkpoint["global_step"] * accumulate - counts["ready"]
+        counts.update({name: count + shift for name, count in counts.items()})
 
 
 def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from ssl_affect.training.facts import hardware, software
 from ssl_affect.training.run import RunFolder, check_fits
 from ssl_affect.training.schedule import Steps
 from ssl_affect.training.trainer import make_loggers
+from ssl_affect.training.unchanged import NAME as SHARDS_NAME
+from ssl_affect.training.unchanged import check_shards, note_shards
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +52,15 @@ def fit(cli: RunCLI, write_report: Callable[[Path], Path]) -> int:
     folder.check_config(config)
     checkpoint, done = folder.checkpoint_to_resume(cli.config["resume"]), 0
     if checkpoint is not None:
+        if _is_first() and not cli.config["allow_recipe_mismatch"]:
+            check_shards(checkpoint.parents[1], data.shards.folder, data.shards.manifest)
         done = check_fits(
             checkpoint,
             description=module.description(),
             data=data,
             global_batch=global_batch,
             allow_recipe_mismatch=cli.config["allow_recipe_mismatch"],
+            world_size=trainer.world_size,
         )
         if done >= stop:
             logger.info("%s is finished: %s is at step %d of %d", folder.path, checkpoint.name, done, stop)
@@ -67,6 +72,8 @@ def fit(cli: RunCLI, write_report: Callable[[Path], Path]) -> int:
     folder.begin(yaml.safe_dump(config, sort_keys=False))
     try:
         with log_to(folder.path / LOG_NAME):
+            if checkpoint is None or data.restart or not (folder.path / SHARDS_NAME).is_file():
+                note_shards(folder.path, data.shards.folder, data.shards.manifest)
             _first_lines(cli, folder, steps, global_batch)
             if checkpoint is not None:
                 logger.info("going on after step %d, from %s", done, checkpoint)

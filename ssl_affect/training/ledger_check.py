@@ -128,8 +128,8 @@ def verify(run: Path, *, shard_sizes: np.ndarray | None = None) -> Verdict:
     files = ledger_files(folder)
     if not files:
         raise LedgerError(
-            f"{folder}: no ledger; runs of pretraining and finetuning write one, probes on frozen features and runs of"
-            " ssl-affect before 0.2 do not"
+            f"{folder}: no ledger; runs of pretraining and finetuning write one, probes on frozen features and runs"
+            " that were begun by older versions do not"
         )
     opened = {number: {rank: LedgerFile(path) for rank, path in ranks.items()} for number, ranks in files.items()}
     rows = {number: AttemptRow(number, _first_header(ranks)) for number, ranks in opened.items()}

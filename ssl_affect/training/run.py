@@ -4,6 +4,8 @@ config.yaml             the merged config, enough to start the run again
 run.json                what it ran on and with, and how it ended
 metrics.csv             one row per logged step
 checkpoints/            step-00001000.ckpt and so on; last.ckpt points to the newest
+ledger/                 which clips every step consumed; `ssl-affect ledger verify` reads it
+shards.json             size, time of change and hash of every shard when the run began
 pictures/               reconstructions
 sounds/                 reconstructions of sound, for methods that hear
 tensorboard/            event files
@@ -157,6 +159,7 @@ def check_fits(
     data: ClipData,
     global_batch: int,
     allow_recipe_mismatch: bool,
+    world_size: int = 1,
 ) -> int:
     """Checks before anything is loaded that a checkpoint belongs to this model, batch and data.
 
@@ -182,7 +185,8 @@ def check_fits(
     if saved["global_batch"] != global_batch:
         raise CheckpointError(
             f"{path}: trained with a global batch of {saved['global_batch']}, now it is {global_batch} (data.batch_size x"
-            " devices x nodes x trainer.accumulate_grad_batches); change one of them so that the product stays the same"
+            " devices x nodes x trainer.accumulate_grad_batches). Learning rate and schedule follow from it, so it stays as"
+            f" it is: {_same_product(saved['global_batch'], data.batch_size, world_size)}"
         )
     different = check_recipes(
         data.shards.recipe, Recipe.from_dict(saved["recipe"]), allow_mismatch=allow_recipe_mismatch
@@ -199,6 +203,18 @@ def check_fits(
         )
         data.restart = True
     return int(checkpoint["global_step"])
+
+
+def _same_product(wanted: int, batch_size: int, world_size: int) -> str:
+    """How to keep a global batch on another number of devices."""
+    share, rest = divmod(wanted, world_size)
+    if rest:
+        return f"{world_size} devices cannot share {wanted} clips evenly: take a number of devices that divides it"
+    fits = max(size for size in range(1, min(batch_size, share) + 1) if share % size == 0)
+    return (
+        f"to go on with {world_size} device{'s' * (world_size > 1)} say --data.batch_size={fits}"
+        f" --trainer.accumulate_grad_batches={share // fits}"
+    )
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

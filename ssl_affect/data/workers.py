@@ -1,0 +1,104 @@
+"""Batches from data workers that may die: what happened is said, and what they still owed is read in this process."""
+
+import atexit
+import logging
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ssl_affect.data.batch import ClipBatch
+from ssl_affect.errors import SslAffectError
+
+logger = logging.getLogger(__name__)
+
+_DIED = "DataLoader worker"  # how PyTorch's message about a dead worker begins
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "Insufficient memory", "insufficient shared memory")
+_CAUSES = {
+    signal.SIGKILL: "most often the kernel's, for want of memory (`dmesg` says so, or the job's accounting)",
+    signal.SIGBUS: "most often for want of shared memory (/dev/shm)",
+    signal.SIGSEGV: "a fault in a decoder",
+}
+
+
+class DataWorkerError(SslAffectError):
+    """A process that decodes clips has died or has run out of memory."""
+
+
+def guarded_batches(
+    loader: DataLoader, *, read: Callable[[], Iterator[ClipBatch]], died: Callable[[str], None]
+) -> Iterator[ClipBatch]:
+    """The batches of a loader; when one of its workers dies, the rest of them from ``read``.
+
+    Args:
+        loader: The loader.
+        read: Makes the batches from the next one on in this process.
+        died: Called once with what happened, before ``read``.
+    """
+    batches = _started(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (RuntimeError, MemoryError) as error:
+            what = _what_happened(batches, error)
+            if what is None:
+                raise
+            died(what)
+            break
+        if batch is None:
+            return
+        yield batch
+    del batches, loader  # ends the workers that are left
+    yield from read()
+
+
+@cache
+def end_workers_at_exit() -> None:
+    """Sees to it that this process can end while workers are alive, as after an error whose traceback still holds them.
+
+    Python asks them to end by a SIGTERM and then waits; workers that are shielded from the first SIGTERM, which may be
+    meant for the whole job, would let it wait for ever.
+    """
+    atexit.register(_kill_workers)
+
+
+def _kill_workers() -> None:
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def _started(loader: DataLoader) -> Iterator[ClipBatch]:
+    """The loader's iterator, without the signal handler that comes with it.
+
+    PyTorch raises the death of a worker from a handler, wherever the main thread is just then: in the middle of an
+    optimizer step, after which nothing could be saved. Without it the death shows when the next batch is asked for.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
+    return batches
+
+
+def _what_happened(batches: Any, error: RuntimeError | MemoryError) -> str | None:
+    """Which worker died and why, None for an error that is no death."""
+    text = str(error)
+    if text.startswith(_DIED):
+        dead = [(n, w) for n, w in enumerate(getattr(batches, "_workers", [])) if w.exitcode is not None]
+        return "; ".join(_death(n, w.pid, w.exitcode) for n, w in dead) or text.splitlines()[0]
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in _NO_MEMORY):
+        return f"a data worker ran out of memory ({text.strip().splitlines()[-1] if text.strip() else 'MemoryError'})"
+    return None
+
+
+def _death(number: int, pid: int, exitcode: int) -> str:
+    who = f"data worker {number} (process {pid})"
+    if exitcode >= 0:
+        return f"{who} ended with exit code {exitcode}"
+    name, cause = signal.Signals(-exitcode).name, _CAUSES.get(signal.Signals(-exitcode))
+    return f"{who} was killed by {name}" + (f", {cause}" if cause else "")
