@@ -340,9 +340,9 @@ def _read_index(folder: Path, shard: ShardEntry, *, whole: bool) -> ShardIndex:
     """Checks one local shard and reads its index."""
     path = folder / check_name(shard.name, folder / MANIFEST_NAME)
     try:
-        _check_size(path, shard.num_bytes, path.stat().st_size)
+        _check_size(path, shard.num_bytes, path.stat().st_size, sha256=shard.sha256)
     except OSError as error:
-        raise _missing(path, error) from error
+        raise _missing(path, error, sha256=shard.sha256) from error
     index_path = path.with_suffix(".idx")
     if not index_path.is_file():
         raise _missing(index_path, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_affect.data.schema import Manifest
+from ssl_affect.data.storage import Location
 from ssl_affect.errors import ShardError
 from ssl_affect.files import sha256_file, write_json
 
@@ -19,7 +20,7 @@ NAME = "shards.json"
 _MOST_ROWS = 20
 
 
-def note_shards(run: Path, folder: Path, manifest: Manifest) -> None:
+def note_shards(run: Path, folder: Path | Location, manifest: Manifest) -> None:
     """Writes down what the shards of a run are, at its first start.
 
     Args:
@@ -34,7 +35,7 @@ def note_shards(run: Path, folder: Path, manifest: Manifest) -> None:
     write_json(run / NAME, {"folder": str(folder), "fingerprint": manifest.fingerprint, "shards": rows}, indent=1)
 
 
-def check_shards(run: Path, folder: Path, manifest: Manifest, *, write: bool = True) -> None:
+def check_shards(run: Path, folder: Path | Location, manifest: Manifest, *, write: bool = True) -> None:
     """Compares the shards with those that the run began with; a shard that was only touched or copied is noted anew.
 
     Shards elsewhere than in a folder of this machine have no time of change; their reader checks them when it fetches them.
@@ -60,11 +61,11 @@ def check_shards(run: Path, folder: Path, manifest: Manifest, *, write: bool = T
         if now[name].sha256 != old["sha256"]:
             rows.append(f"{name}: sha256 {old['sha256']} before, {now[name].sha256} now, by the manifests")
         elif mtime is not None and mtime != old["mtime_ns"]:
-            found = sha256_file(folder / name)
+            found = sha256_file(Path(str(folder / name)))
             if found == old["sha256"]:
                 old["mtime_ns"], touched = mtime, True
             else:
-                rows.append(f"{name}: sha256 {old['sha256']} before, {found} now; {_sizes(old, folder / name)}")
+                rows.append(f"{name}: sha256 {old['sha256']} before, {found} now; {_sizes(old, Path(str(folder / name)))}")
     if rows:
         shown = "\n  ".join(rows[:_MOST_ROWS]) + (f"\n  and {len(rows) - _MOST_ROWS} more" if rows[_MOST_ROWS:] else "")
         raise ShardError(
@@ -85,10 +86,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise ShardError(f"{path}: cannot be read ({error}); remove it, and the shards are noted anew") from error
 
 
-def _mtime(path: Path) -> int | None:
+def _mtime(path: Path | Location) -> int | None:
     """Time of change in nanoseconds; None for what is no file of this machine."""
     try:
-        return path.stat().st_mtime_ns
+        return Path(str(path)).stat().st_mtime_ns
     except OSError:
         return None
 
