@@ -109,6 +109,8 @@ def rate_and_duration(container: InputContainer, stream: VideoStream) -> tuple[f
         duration = float(stream.duration * stream.time_base)
     else:
         duration = (container.duration or 0) / av.time_base
+        if container.format.name.startswith("matroska"):  # says the time of its end
+            duration = max(0.0, duration - (container.start_time or 0) / av.time_base)
     return float(rate or FOLDER_FPS), duration
 
 

@@ -258,8 +258,10 @@ def _check_whole(container: InputContainer, path: Path, end_s: float) -> None:
 
     Frames are not counted, because a file that was trimmed without re-encoding rightly hides some of them.
     """
-    if container.duration and container.format.name.split(",")[0] in _HEADED:
-        promised = ((container.start_time or 0) + container.duration) / av.time_base
+    name = container.format.name.split(",")[0]
+    if container.duration and name in _HEADED:
+        start = 0 if name == "matroska" else container.start_time or 0  # its header counts from 0, whatever comes first
+        promised = (start + container.duration) / av.time_base
         if end_s < promised - MAX_MISSING_S - 0.01 * container.duration / av.time_base:
             raise DecodeError(f"{path}: ends at {end_s:.2f} s, the header says {promised:.2f} s; the file is cut short")
 

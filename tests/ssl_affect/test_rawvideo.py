@@ -195,6 +195,19 @@ def test_files_that_are_cut_short(tmp_path, suffix):
             list(iter_frames(path, fps=None))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".flv"])
+def test_files_that_begin_late_are_whole(tmp_path, suffix):
+    """Matroska says the time of its end and not its length."""
+    path = write_video(tmp_path / f"late{suffix}", numbered(50), times_s=[1 + k / 25 for k in range(50)])
+    times = [time for time, _ in iter_frames(path, fps=None)]
+    assert (times[0], times[-1]) == pytest.approx((1.0, 1 + 49 / 25), abs=2e-3)
+    assert probe(path).duration_s == pytest.approx(2.0, abs=0.05)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(DecodeError):
+        list(iter_frames(path, fps=None))
+
+
 def test_flipped_bytes_never_give_other_frames(tmp_path):
     frames = [with_faces([(60 + 2 * index, 40, 120)], seed=1) for index in range(50)]
     path = write_video(tmp_path / "clip.mp4", frames)
