@@ -178,8 +178,8 @@ def _refuse(engine: Engine, model: str | Path | nn.Module) -> None:
     if engine.num_logits:
         raise ConfigError(
             f"{what}: has a head with {engine.num_logits} outputs and does not say what they are; finetune with this"
-            " version (`ssl-affect finetune test RUN` writes RUN/weights anew for an older run), or use `ssl-affect extract`,"
-            " whose table holds the outputs as they are"
+            " version (`ssl-affect finetune test RUN` writes RUN/weights anew for an older run), or use `ssl-affect"
+            " extract`, whose table holds the outputs as they are"
         )
     left_out = [one["task"] for one in engine.config.provenance.get("not_released") or []]
     also = f" Its tasks {', '.join(left_out)} are per frame, and their head is not in the weights." if left_out else ""
@@ -243,7 +243,7 @@ def _about(path: Path, info: VideoInfo, offset_s: float, job: Mapping[str, Any])
             f"times in the table are those of the file, whose first moment is {offset_s:.3f} s; the player's begin at 0",
         ),
         ("model", f"{job['model']}, weights SHA-256 {job['weights_sha256']}"),
-        ("window", f"{clip['num_frames']} frames, every {clip['stride']}. of {fps:g} per second: {window:.2f} s"),
+        ("window", f"{clip['num_frames']} frames, one of every {clip['stride']} at {fps:g} per second: {window:.2f} s"),
         ("from window to window", f"{job['hop_s'] or window:.2f} s"),
         ("faces", f"{recipe['faces']}, margin {recipe['margin']}, {recipe['detector']}; recipe {job['recipe_hash']}"),
         ("precision", str(job["precision"])),
