@@ -10,13 +10,14 @@ OUT    ?= demo$(if $(filter-out mae_dfer,$(METHOD)),_$(METHOD))$(if $(VIDEOS),_v
 # Tests run in this many processes of one thread each.
 JOBS   ?= 2
 
-.PHONY: help venv demo lint test test-slow test-slurm test-gpu bench clean
+.PHONY: help venv demo lint test test-slow test-faults test-slurm test-gpu bench clean
 help:
 	@echo "make demo [METHOD=mae_dfer|svfap|hicmae] [VIDEOS=dir]"
 	@echo "                        the whole road: videos -> shards -> pretraining -> report.html -> probes and finetuning"
 	@echo "make test               lint and the default test suite"
 	@echo "make test-slow          the tests marked slow    make test-gpu  those that need a GPU"
 	@echo "make test-slurm         the project's own jobs under a real Slurm, which it installs (Debian or Ubuntu, root)"
+	@echo "make test-faults        damaged files, full disks, killed processes; ends with a table"
 	@echo "make bench              benchmarks, with a table in benchmarks/results/"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -36,7 +37,7 @@ lint: venv
 	$(BIN)/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu and not faults" -n $(JOBS) --dist worksteal
 
 test-slow: venv
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" --timeout=1800
@@ -45,6 +46,9 @@ test-slow: venv
 test-slurm: venv
 	bash tests/slurm/install.sh
 	OMP_NUM_THREADS=1 timeout --signal=INT 900 $(BIN)/python -m pytest -q tests/slurm -m slurm -n 3 --dist worksteal
+
+test-faults: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m faults tests/faults --timeout=480
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu --timeout=1800

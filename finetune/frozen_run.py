@@ -39,7 +39,7 @@ def fit_frozen_run(cli: FinetuneCLI) -> int:
     folder = RunFolder(cli.run_folder)
     folder.check_config(config)
     folder.begin(yaml.safe_dump(config, sort_keys=False))
-    since, state, problem = time.time(), "failed", None
+    since, state, problem = time.perf_counter(), "failed", None
     try:
         with log_to(folder.path / LOG_NAME):
             introduce(cli, folder, [f"{module.tuning.mode} probes on frozen features; seed {module.seed}"])
@@ -50,7 +50,7 @@ def fit_frozen_run(cli: FinetuneCLI) -> int:
                 problem = f"{type(error).__name__}: {error}"
                 raise
             finally:
-                folder.update_facts(state=state, seconds=time.time() - since, error=problem)
+                folder.update_facts(state=state, seconds=time.perf_counter() - since, error=problem)
                 logger.info("%s; see %s", state, write_report(folder.path))
     finally:
         folder.end()

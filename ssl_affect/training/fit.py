@@ -89,7 +89,7 @@ def _train(
     """The run itself; however it ends, ``run.json`` says so and the report is written."""
     trainer = cli.trainer
     trainer.loggers = make_loggers(cli.config_init["logging"], folder.path, resumed_after=done)
-    since, state, problem = time.time(), "failed", None
+    since, state, problem = time.perf_counter(), "failed", None
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -104,7 +104,7 @@ def _train(
         raise
     finally:
         if _is_first():
-            seconds = folder.read_facts().get("seconds", 0.0) + time.time() - since
+            seconds = folder.read_facts().get("seconds", 0.0) + time.perf_counter() - since
             folder.update_facts(state=state, step=trainer.global_step, seconds=seconds, error=problem)
             report = write_report(folder.path)
             logger.info("%s at step %d of %d; see %s", state, trainer.global_step, trainer.max_steps, report)

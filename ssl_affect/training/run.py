@@ -25,7 +25,7 @@ from typing import IO, Any
 import yaml
 
 from ssl_affect.errors import CheckpointError, ConfigError, ShardError
-from ssl_affect.files import write_json, write_text
+from ssl_affect.files import TEMPORARY_SUFFIX, write_json, write_text
 from ssl_affect.recipe import Recipe, check_recipes
 from ssl_affect.training.checkpointing import FOLDER, load_checkpoint, newest_whole, saved_checkpoints
 from ssl_affect.training.data import ClipData
@@ -125,10 +125,18 @@ class RunFolder:
         """Takes the folder for this process and saves the config; a later, changed one goes beside the first.
 
         Raises:
-            ConfigError: another process is running here.
+            ConfigError: another process is running here, or nothing can be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _take(self.path / ".lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _take(self.path / ".lock")
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: the run folder cannot be written ({error.strerror}); give another one with --run, or make"
+                " this one writable"
+            ) from error
+        for left in self.checkpoints.glob(f"*{TEMPORARY_SUFFIX}"):
+            left.unlink(missing_ok=True)  # of a process that was killed while it saved
         path = self.path / CONFIG_NAME
         if not path.is_file():
             write_text(path, config_text)
