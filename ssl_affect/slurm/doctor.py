@@ -140,7 +140,7 @@ def _scripts() -> list[Line]:
             found.append(
                 Line("FAIL", f"  {path.stem}", f"{limit[1]} is longer than any partition allows", "add --time=H:MM:SS")
             )
-        if path.stem in TRAINING and (lead is None or int(lead[1]) < _SAVING_S):
+        if path.stem in (*TRAINING, "shards") and (lead is None or int(lead[1]) < _SAVING_S):
             found.append(
                 Line(
                     "FAIL", f"  {path.stem}", "no signal a minute before its end", f"add --signal=USR1@{2 * _SAVING_S}"

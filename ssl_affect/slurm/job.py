@@ -74,12 +74,13 @@ def _conclude(work: Work, record: Record, job: str, code: int, how: str | None) 
         return 0
     at = f" at {work.progress()}" if work.progress() else ""
     why = f"killed ({how or f'exit code {code}'})" if code else "stopped by a signal"
-    # Written first: Slurm ends this process while the next line is still waiting for the answer.
+    # Said first, for Slurm ends this process as soon as it has understood; there is nothing left then to wait for.
     record.write(state="requeued", message=f"{why}{at}; put back into the queue")
+    logger.info("%s", record.message)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     refused = requeue(job)
     if refused is None:
-        logger.info("%s", record.message)
-        time.sleep(_WAIT_FOR_THE_END_S)  # Slurm ends this process now; to leave first would finish the job
+        time.sleep(_WAIT_FOR_THE_END_S)  # to leave by itself would finish the job
         return 0
     record.write(state="ended", message=f"{why}{at}; not put back: {refused}")
     logger.warning("%s", record.message)

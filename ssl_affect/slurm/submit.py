@@ -129,7 +129,8 @@ def send(planned: Sequence[Submission]) -> list[str]:
         )
         for path, task in submission.records.items():
             here = log.replace("%j", job).replace("%A", job).replace("%a", task[1:]).replace("%%", "%") if log else None
-            Record.read(path).write(job=f"{job}{task}", state="submitted", message="waits in the queue", log=here)
+            record = Record(path, job=f"{job}{task}", state="submitted", message="waits in the queue", log=here)
+            record.write()  # a new job: what the one before counted is over
     return jobs
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from local_cluster import wait_for
-from pretrain_runs import SMOKE
 
 from ssl_affect.slurm.cli import main
 from ssl_affect.slurm.queue import job_facts
 
 ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "configs" / "smoke.yaml"
 SECONDS = 200  # for anything that a run does between two things that are waited for
 
 

@@ -1,14 +1,12 @@
-"""Job arrays under a real Slurm: parts of a shard set and their join; folds, seeds and their evaluation."""
+"""Under a real Slurm, quickly: what the doctor says, and an array that builds a shard set, of which one task is killed."""
 
-import json
 import os
+import re
 
 import pytest
-import yaml
-from cluster_runs import processes, put_on_path, scancel, status, submit, wait_for_end
-from finetune_runs import labelled_shards, recipe
+from cluster_runs import SMOKE, processes, put_on_path, status, submit, wait_for_end
 from local_cluster import wait_for
-from shard_build import OPTIONS, video
+from media import numbered, write_video
 
 from shards.verify import verify
 from ssl_affect.cli import main
@@ -23,12 +21,27 @@ def commands(tmp_path_factory, cluster):
     put_on_path(tmp_path_factory.mktemp("commands"))
 
 
+def test_doctor_of_a_real_cluster(tmp_path, commands, capsys):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    words = ["pretrain", "--config", str(SMOKE), f"--data.shards={tmp_path}/shards", f"--run={tmp_path}/run"]
+    assert main(["slurm", "doctor", "--shared", str(tmp_path), "--srun", "--", *words]) == 0
+    said = capsys.readouterr().out
+    for text in ("slurm-wlm", "runs get SIGTERM", "2 nodes, limit UNLIMITED, grace 60 s, the default", "reads and writes",
+                 "1 tasks, one per device: --nodes=1 --ntasks-per-node=1", "to start at"):  # fmt: skip
+        assert text in said
+    assert "FAIL" not in said
+    assert main(["slurm", "doctor", "--shared", str(tmp_path), "--", *words, "--trainer.num_nodes=3"]) == 1
+    assert re.search(r"FAIL  test .*-> see sinfo", capsys.readouterr().out, flags=re.DOTALL)
+
+
 def test_parts_are_built_and_joined(tmp_path, commands, capsys):
     """The quick test of the default suite: a real Slurm, an array, a requeue without a signal, a dependent job."""
+    (tmp_path / "videos").mkdir()
     for number in range(4):
-        video(tmp_path / "videos" / f"v{number}.mp4", sound=False, shade=number)
+        write_video(tmp_path / f"videos/v{number}.mp4", numbered(30 + number))
     out = tmp_path / "out"
-    words = ["shards", str(tmp_path / "videos"), "--out", str(out), "--workers", "1", *OPTIONS]
+    words = ["shards", str(tmp_path / "videos"), "--out", str(out), "--workers", "1", "--faces", "none", "--size", "32"]
     array, join = submit(capsys, "--parts=2", *words)
     wait_for(lambda: processes(out, "--part=2/2", "ssl_affect.cli shards build"), 60, "part 2")
     for pid in processes(out, "--part=2/2", "ssl_affect.cli shards build"):
@@ -41,45 +54,3 @@ def test_parts_are_built_and_joined(tmp_path, commands, capsys):
     rows = {row["run"]: row["state"] for row in status(tmp_path, capsys)}
     assert set(rows.values()) == {"finished"}
     assert len(rows) == 3
-
-
-@pytest.mark.slow
-def test_folds_and_seeds_are_evaluated_together_and_missing_ones_named(tmp_path, commands, capsys):
-    folds = ["a"] * 9 + ["b"] * 8
-    data = labelled_shards(tmp_path / "shards", facts=lambda number: _facts(number, folds[number]))
-    config, runs = tmp_path / "recipe.yaml", tmp_path / "runs"
-    values = recipe(data, data__split={"column": "fold", "fold": "a", "validation_share": 0.25})
-    values["model"]["init_args"]["schedule"] = {"steps": 2, "warmup_steps": 0}
-    config.write_text(yaml.safe_dump(values))
-    words = ["finetune", "--config", str(config), f"--run={runs}"]
-    # A fold that does not exist fails; the evaluation never runs, and both are said.
-    array, evaluation = submit(capsys, "--folds=a,nowhere", *words)
-    assert wait_for_end(f"{array}_0", runs) == "COMPLETED"
-    assert wait_for_end(f"{array}_1", runs) == "FAILED"
-    wait_for(lambda: job_facts(evaluation).reason == "DependencyNeverSatisfied", 60, "the evaluation to be stuck")
-    rows = {row["run"]: row for row in status(runs, capsys)}
-    assert (rows["fold-a"]["state"], rows["fold-nowhere"]["state"]) == ("finished", "failed")
-    assert rows["slurm-evaluate"]["state"] == "waits for ever"
-    assert main(["slurm", "evaluate", "--folds=a,nowhere", str(runs)]) == 2
-    said = capsys.readouterr().err
-    assert "fold-nowhere" in said
-    assert "fold-a:" not in said
-    assert not list(runs.glob("joined*"))
-    scancel(evaluation)
-    # The right folds, over two seeds: one joint result for each.
-    array, evaluation = submit(capsys, "--folds=a,b", "--seeds=0,1", *words)
-    assert wait_for_end(evaluation, runs, 280) == "COMPLETED"
-    for seed in (0, 1):
-        facts = json.loads((runs / f"joined-seed-{seed}" / "test.json").read_text())
-        assert set(facts["tasks"]) == {"expression", "va"}
-        for fold in "ab":
-            assert (runs / f"fold-{fold}-seed-{seed}" / "test" / "test.json").is_file()
-    configs = [yaml.safe_load((runs / f"fold-b-seed-{seed}" / "config.yaml").read_text()) for seed in (0, 1)]
-    assert [(values["data"]["split"]["fold"], values["seed_everything"]) for values in configs] == [("b", 0), ("b", 1)]
-
-
-def _facts(number, fold):
-    from finetune_runs import facts
-
-    found = facts(number)
-    return {**found, "labels": {**found["labels"], "fold": fold}}

@@ -316,7 +316,7 @@ def test_scripts_are_short_whole_and_without_numbers_of_a_recipe(kind):
     text = (SCRIPTS / f"{kind}.sbatch").read_text()
     assert "#SBATCH --requeue" in text
     assert "#SBATCH --open-mode=append" in text
-    assert ("#SBATCH --signal=USR1@120" in text) == (kind in ("pretrain", "finetune"))
+    assert ("#SBATCH --signal=USR1@120" in text) == (kind in ("pretrain", "finetune", "shards"))
     assert not re.search(r"--(nodes|gpus|ntasks-per-node|trainer|data|model)", text.split("set -e")[1])
     assert text.rstrip().endswith(f'exec ssl-affect slurm job {kind} "$@"')
     if shutil.which("shellcheck"):
