@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ssl_affect.demo.results import summary
+from ssl_affect.demo.results import next_commands, summary
 from ssl_affect.demo.running import do, read_journal, signals_interrupt
 from ssl_affect.demo.steps import METHODS, Step, config, data_steps, training_steps, transfer_steps
 from ssl_affect.errors import ConfigError
@@ -49,6 +49,9 @@ def main(argv: list[str]) -> int:
     print()
     for name, text in rows:
         print(f"{name:32} {text}")
+    print("\nnext, on a video of your own:")
+    for command in next_commands(out):
+        print(f"  {command}")
     return 0 if dict(rows)["result"].startswith("pass") else 1
 
 

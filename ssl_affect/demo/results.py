@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+from ssl_affect.backbones.names import CONFIG_NAME
 from ssl_affect.demo.steps import FINETUNES, PROBES
 from ssl_affect.errors import SslAffectError
 from ssl_affect.evaluation import evaluate, read_predictions
@@ -46,6 +48,15 @@ def summary(out: Path) -> list[Row]:
         ("contact sheet", str(out / "contact_sheet.html")),
         ("checkpoint", str(out / "weights")),
     ]
+
+
+def next_commands(out: Path) -> list[str]:
+    """What to type next, on a video of one's own: features, and a report where a model was finetuned."""
+    weights, finetuned = out / "weights", out / "finetune_pretrained" / "weights"
+    commands = [("ssl-affect", "extract", "my_video.mp4", "--model", str(weights), "--out", "features.parquet")]
+    if (finetuned / CONFIG_NAME).is_file():
+        commands.append(("ssl-affect", "report", "my_video.mp4", "--model", str(finetuned), "--out", "my_report"))
+    return [shlex.join(command) for command in commands]
 
 
 def read_losses(path: Path) -> dict[str, float]:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ssl_affect.demo import main, steps
-from ssl_affect.demo.results import read_losses, summary
+from ssl_affect.demo.results import next_commands, read_losses, summary
 from ssl_affect.demo.running import JOURNAL, run_step
 from ssl_affect.demo.steps import LABELLED, METHODS, Step, data_steps, training_steps, transfer_steps
 from ssl_affect.errors import ConfigError, SslAffectError
@@ -46,6 +47,15 @@ def test_the_road_is_whole_and_in_order(tmp_path, name):
     for step in transfer_steps(tmp_path, method, 2):
         paths = [Path(after) for word, after in itertools.pairwise(step.command) if word == "--config"]
         assert all(path.is_file() for path in paths)
+
+
+def test_it_ends_with_what_to_type_next(tmp_path):
+    out = tmp_path / "a demo"
+    assert [line.split()[1] for line in next_commands(out)] == ["extract"]
+    released = out / "finetune_pretrained" / "weights"
+    released.mkdir(parents=True)
+    (released / "config.json").touch()
+    assert shlex.split(next_commands(out)[1])[1:5] == ["report", "my_video.mp4", "--model", str(released)]
 
 
 def test_labelled_people_are_drawn_by_another_seed():
