@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import Report, interleave, run_alone, single_thread, spread
-from benchmarks.step import OURS, build_ours
+from benchmarks.step import OURS, build
 
 _REST = "targets, loss, gathering"
 
@@ -34,7 +34,7 @@ def measure(quick: bool) -> list[Report]:
 def _seconds(name: str, *, repeats: int) -> dict[str, list[float]]:
     import torch
 
-    loss_of, model = build_ours(name)
+    loss_of, model = build(name, "suite", 2)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
 

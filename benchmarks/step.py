@@ -1,146 +1,171 @@
-"""One pretraining step: the three methods here, and VideoMAE of transformers; same input, masked tokens and batch.
+"""One pretraining step of each method: the suite against a plain reading of the same paper, and VideoMAE of transformers.
 
-All see 2 clips of 16 frames at 160 px as 800 tokens, 720 of them masked, and predict normalised pixels with a decoder of
-384 wide and 4 deep; HiCMAE hears 2.6 s of sound besides, 128 patches, 102 of them masked. All run in their published
-sizes, which differ: VideoMAE's ViT-B encoder is 768 wide and 12 deep, MAE-DFER's is 512 wide and 16 deep, SVFAP's a
-pyramid of 512, HiCMAE's two encoders of 512 wide and 10 deep. A step is loss, backward and AdamW; inputs and masks are made
-before. One thread: waiting threads burn CPU time on a busy machine.
+A step is loss, backward and AdamW on fixed clips of 16 frames at 160 px under fixed masks, published sizes, float32. The
+plain reading (``benchmarks/plain.py``) has the same weights and gives the same loss. Beside it stand VideoMAE-B of the
+suite and of transformers, which have one network. Each method is measured in turn with its plain reading and with a matrix
+product of 1024 x 1024, whose rate is the ceiling: a step needs 2 x 3 x the multiply-adds that fvcore counts (forward and
+backward). One thread: waiting threads burn CPU time on a busy machine. Memory: of processes of their own, loss and
+backward, what the process holds at most above what it held before the model was made.
 """
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Report, interleave, run_alone, single_thread, spread
 
 OURS = ("mae_dfer_base", "svfap_base", "hicmae_base")
-THEIRS = "transformers VideoMAE-B"
-NAMES = (*OURS, THEIRS)
-BATCH, FRAMES, SIZE, TOKENS, MASKED = 2, 16, 160, 800, 720
+BASELINE = "videomae_base"
+VARIANTS = ("suite", "plain", "transformers")
+CEILING = "matrix product"
+FRAMES, SIZE, TOKENS, MASKED = 16, 160, 800, 720
+PRODUCT = 1024  # side of the matrices of the ceiling
 
 
 def measure(quick: bool) -> list[Report]:
-    """One table: seconds per step (interleaved in this process), peak memory (each in a process of its own)."""
+    """One table per batch size."""
     single_thread()
-    memory = {name: _peak_memory(name, steps=2 if quick else 4) for name in NAMES}
-    steps = {name: build(name) for name in NAMES}
-    parameters = {name: step[1] for name, step in steps.items()}
-    seconds = interleave({name: step[0] for name, step in steps.items()}, repeats=3 if quick else 11, warmup=2)
-    base = spread(seconds[THEIRS])[1]
+    return [_table(batch, repeats=3 if quick else 7) for batch in ((2,) if quick else (2, 8))]
+
+
+def _table(batch: int, *, repeats: int) -> Report:
     rows = []
-    for name in NAMES:
-        low, middle, high = spread(seconds[name])
-        peak, before = memory[name]["peak"], memory[name]["imported"]
-        times = [middle, f"{low:.3g} to {high:.3g}", base / middle]
-        lean = (memory[THEIRS]["peak"] - memory[THEIRS]["imported"]) / (peak - before)
-        rows.append([name, parameters[name], *times, round(peak), round(peak - before), lean])
-    text = " ".join((__doc__ or "").split())
+    for name in (*OURS, BASELINE):
+        others = ("plain", "transformers") if name == BASELINE else ("plain",)
+        variants = ("suite", *others)
+        seconds = _seconds(name, variants, batch, repeats)
+        memory = {variant: _peak_memory(name, variant, batch) for variant in variants}
+        middle = {key: spread(values)[1] for key, values in seconds.items()}
+        rate = 2 * PRODUCT**3 / middle.pop(CEILING)
+        for variant in variants:
+            low, _, high = spread(seconds[variant])
+            share = 6 * batch * _multiply_adds(name) / middle[variant] / rate
+            ratios = [middle[variant] / middle["suite"], memory["suite"] / memory[variant]]
+            times = [middle[variant], f"{low:.3g} to {high:.3g}"]
+            rows.append([f"{name}, {variant}", *times, ratios[0], share, round(memory[variant]), ratios[1]])
     columns = [
-        "model",
-        "parameters",
-        "CPU s/step",
+        "step",
+        "CPU s",
         "quartiles",
-        "speed, VideoMAE = 1",
-        "peak MiB",
-        "of it above imports",
-        "leanness, VideoMAE = 1",
+        "the suite is faster by",
+        "share of the ceiling",
+        "MiB",
+        "the suite needs, of that",
     ]
-    return [{"title": "Pretraining step", "text": text, "columns": columns, "rows": rows, "bars": 4}]
+    text = " ".join((__doc__ or "").split())
+    return {"title": f"Pretraining step, batch {batch}", "text": text, "columns": columns, "rows": rows, "bars": 4}
 
 
-def build(name: str) -> tuple[Callable[[], None], int]:
-    """One step of a model, and its number of parameters."""
+def _seconds(name: str, variants: tuple[str, ...], batch: int, repeats: int) -> dict[str, list[float]]:
     import torch
 
-    torch.manual_seed(0)
-    loss_of, model = build_ours(name) if name in OURS else _theirs()
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
+    from ssl_affect.allocator import keep_freed_memory
+
+    left, right = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
+    work: dict[str, Callable[[], object]] = {CEILING: lambda: left @ right}
+    for variant in variants:
+        step = _with_optimizer(*build(name, variant, batch), fast=variant == "suite")
+
+        def one(step: Callable[[], None] = step, keep: bool = variant == "suite") -> None:
+            keep_freed_memory(keep)  # as a run of the suite does, and as a program that knows nothing of it does not
+            step()
+
+        work[variant] = one
+    return interleave(work, repeats=repeats, warmup=2)
+
+
+def _with_optimizer(loss_of: Callable[[], Any], model: Any, *, fast: bool) -> Callable[[], None]:
+    import torch
+
+    from ssl_affect.optim import build_optimizer
+
+    settings = {"lr": 1e-4, "weight_decay": 0.05, "betas": (0.9, 0.95)}
+    optimizer = build_optimizer(model, **settings) if fast else torch.optim.AdamW(model.parameters(), **settings)
 
     def step() -> None:
-        loss = loss_of()
-        loss.backward()
+        loss_of().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return step
 
 
-def build_ours(name: str) -> tuple[Callable[[], Any], Any]:
-    """The loss of fixed clips under fixed masks as a function, and the model."""
+def build(name: str, variant: str, batch: int) -> tuple[Callable[[], Any], Any]:
+    """The loss of fixed clips under fixed masks as a function, and the model, ready for training."""
     import torch
 
-    from ssl_affect.masking import make_mask
+    from benchmarks.plain import example, plain
     from ssl_affect.models import create_pretraining_model
-    from ssl_affect.types import MaskSpec
 
-    model = create_pretraining_model(name, img_size=SIZE, num_frames=FRAMES)
-    generator = torch.Generator().manual_seed(0)
-    window = (5, 10) if name.startswith("mae_dfer") else None
-    spec = MaskSpec(kind="part_window" if window else "tube", ratio=MASKED / TOKENS, window=window)
-    mask = make_mask(spec, model.grid, BATCH, generator)
-    _check(mask)
-    video = torch.randn(BATCH, 3, FRAMES, SIZE, SIZE)
-    visible = TOKENS - MASKED
-    if not name.startswith("hicmae"):
-        return lambda: model.loss(video, mask, num_visible=visible).total, model
-    heard = MaskSpec(kind="random", ratio=0.8)
-    audio_mask = make_mask(heard, model.audio_grid, BATCH, generator)
-    audio = torch.randn(BATCH, 1, 256, 128)
-    both = (visible, int((~audio_mask[0]).sum()))
-    return lambda: model.loss(video, audio, mask, audio_mask, num_visible=both).total, model
+    torch.manual_seed(0)
+    if variant == "transformers":
+        loss_of, model = _theirs(batch)
+        return loss_of, model.train()
+    ours = create_pretraining_model(name, img_size=SIZE, num_frames=FRAMES)
+    inputs = example(name, ours, batch)
+    if variant == "plain":
+        model = plain(ours).train()
+        return lambda: model(*inputs), model
+    masks = [x for x in inputs if x.dtype == torch.bool]
+    visible = [int((~mask[0]).sum()) for mask in masks]
+    promised = visible[0] if len(visible) == 1 else tuple(visible)
+    return lambda: ours.loss(*inputs, num_visible=promised).total, ours.train()
 
 
-def _theirs() -> tuple[Callable[[], Any], Any]:
+def _theirs(batch: int) -> tuple[Callable[[], Any], Any]:
     import torch
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     config = VideoMAEConfig(image_size=SIZE, num_frames=FRAMES, norm_pix_loss=True)  # the other defaults are ViT-B's
     model = VideoMAEForPreTraining(config)
     frame = torch.randperm(TOKENS // 8, generator=torch.Generator().manual_seed(0)) < MASKED // 8
-    mask = frame.repeat(8).expand(BATCH, -1)
-    _check(mask)
-    video = torch.randn(BATCH, FRAMES, 3, SIZE, SIZE)
+    mask = frame.repeat(8).expand(batch, -1)
+    video = torch.randn(batch, FRAMES, 3, SIZE, SIZE)
     return lambda: model(video, bool_masked_pos=mask).loss, model
 
 
-def _check(mask: Any) -> None:
-    if mask.shape != (BATCH, TOKENS) or not (mask.sum(1) == MASKED).all():
-        raise RuntimeError(f"the comparison needs {MASKED} of {TOKENS} tokens masked, got {mask.shape}, {mask.sum(1)}")
+def _multiply_adds(name: str) -> int:
+    from ssl_affect.flops import model_cost
+
+    return model_cost(name, task="pretrain", img_size=SIZE, num_frames=FRAMES).flops
 
 
-def _peak_memory(name: str, *, steps: int) -> dict[str, float]:
-    """Largest resident size in MiB of a process that imports, builds and steps, and its size after the imports."""
-    command = [sys.executable, "-m", "benchmarks.step", "--memory-of", name, str(steps)]
+def _peak_memory(name: str, variant: str, batch: int) -> float:
+    """Largest resident size in MiB of a process that builds and steps, above its size after the imports."""
+    command = [sys.executable, "-m", "benchmarks.step", "--memory-of", name, variant, str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return float(json.loads(done.stdout.splitlines()[-1])["above"])
 
 
-def _memory_child(name: str, steps: int) -> None:
+def _memory_child(name: str, variant: str, batch: int) -> None:
+    """Linux only: elsewhere the largest size cannot be started afresh after the model was made."""
     import torch  # noqa: F401
-    import transformers  # noqa: F401  (imported by both children: the difference is then the model's)
-    from transformers import VideoMAEForPreTraining  # noqa: F401
+    from transformers import VideoMAEForPreTraining  # noqa: F401  (imported by all: the difference is then the model's)
 
-    import ssl_affect.models  # noqa: F401
+    from ssl_affect.allocator import keep_freed_memory
 
     single_thread()
-    before = _resident_peak()
-    step, _ = build(name)
-    for _ in range(steps):
-        step()
-    print(json.dumps({"imported": before, "peak": _resident_peak()}))
+    before = _resident("VmRSS")
+    keep_freed_memory(variant == "suite")
+    loss_of, _ = build(name, variant, batch)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # what is needed to make the model does not count
+    for _ in range(2):
+        loss_of().backward()
+    print(json.dumps({"above": _resident("VmHWM") - before}))
 
 
-def _resident_peak() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+def _resident(name: str) -> float:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 2**10
+    raise RuntimeError(f"/proc/self/status has no {name}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory-of"]:
-        _memory_child(sys.argv[2], int(sys.argv[3]))
+        _memory_child(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         sys.exit(0)
     sys.exit(run_alone(measure))
