@@ -22,6 +22,7 @@ from types import FrameType
 from typing import IO
 
 from ssl_affect.errors import ClusterError
+from ssl_affect.files import sha256_bytes
 from ssl_affect.slurm.queue import first_address, installed, job_facts, requeue, shown, this_job
 from ssl_affect.slurm.record import Record
 from ssl_affect.slurm.settings import check_allocation
@@ -63,9 +64,8 @@ def run_job(work: Work) -> int:
 
 def _conclude(work: Work, record: Record, job: str, code: int, how: str | None) -> int:
     """What the end of the steps means."""
-    killed = _was_killed(code, how)
-    if code and not killed:
-        reason = work.facts().get("error") or how or f"exit code {code}"
+    reason = work.facts().get("error") or how or f"exit code {code}"
+    if code and not _was_killed(code, how) and "EADDRINUSE" not in reason:  # another port next time
         record.write(state="failed", message=f"{work.command[1]} failed: {reason}")
         logger.error("%s; the job is not put back. Mend this and submit the same command again", record.message)
         return code if code < 128 else 1
@@ -145,29 +145,33 @@ def _environment() -> dict[str, str]:
         values.setdefault("SRUN_CPUS_PER_TASK", values["SLURM_CPUS_PER_TASK"])
     if int(values.get("SLURM_NTASKS", "1")) > 1:
         values.setdefault("MASTER_ADDR", first_address(values["SLURM_JOB_NODELIST"]))
-        values.setdefault("MASTER_PORT", str(free_port(int(values["SLURM_JOB_ID"]))))
+        start = f"{values['SLURM_JOB_ID']}.{values.get('SLURM_RESTART_COUNT', '0')}"
+        values.setdefault("MASTER_PORT", str(free_port(start)))
     return values
 
 
-def free_port(job: int, host: str = "") -> int:
-    """A port that no other job is given and nothing listens on: from the job's number, and the next ones where taken.
+def free_port(start: str, host: str = "") -> int:
+    """A port that follows from a job's number, and another one where something listens there.
+
+    Jobs with numbers next to each other, and starts of one job, are sent to ports far from each other: two jobs that begin
+    on one node at the same time must not look for the same free port.
 
     Args:
-        job: Number of the job.
+        start: Number of the job and of its start.
         host: Address to try on; this process runs on the job's first node, where the first task will listen.
 
     Raises:
-        ClusterError: a hundred ports in a row are taken.
+        ClusterError: a hundred ports are taken.
     """
     for number in range(100):
-        port = _FIRST_PORT + (job + number) % _PORTS
+        port = _FIRST_PORT + int(sha256_bytes(f"{start}.{number}".encode())[:8], 16) % _PORTS
         with socket.socket() as probe:
             try:
                 probe.bind((host, port))
             except OSError:
                 continue
             return port
-    raise ClusterError(f"ports {_FIRST_PORT + job % _PORTS} and the next hundred are taken; set MASTER_PORT yourself")
+    raise ClusterError(f"a hundred ports from {_FIRST_PORT} on are taken; free some, or set MASTER_PORT yourself")
 
 
 def evaluate_runs(folders: Sequence[Path], joint: Mapping[Path, Sequence[Path]]) -> int:

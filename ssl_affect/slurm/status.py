@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_affect.errors import ConfigError
+from ssl_affect.errors import ClusterError, ConfigError
 from ssl_affect.slurm.queue import job_facts
 from ssl_affect.slurm.record import RECORD_NAME, Record
 
@@ -104,7 +104,10 @@ def _state(record: Record, facts: dict[str, Any]) -> tuple[str, str]:
     said = str(facts.get("error") or "") or record.message or _last_line(record.log)
     if record.job is None:
         return own, said
-    job = job_facts(record.job)
+    try:
+        job = job_facts(record.job)
+    except ClusterError as error:  # what the files say is better than nothing
+        return record.state, f"{said}; Slurm: {error}" if said else f"Slurm: {error}"
     if job is not None and job.alive:
         if job.state == "PENDING":
             if job.reason == "DependencyNeverSatisfied":

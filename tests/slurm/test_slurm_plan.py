@@ -274,12 +274,13 @@ def test_job_that_does_not_fit_the_recipe_is_refused():
 
 
 def test_port_follows_from_the_job_and_passes_over_one_that_is_taken():
-    port = free_port(4711, "127.0.0.1")
-    assert free_port(4711, "127.0.0.1") == port
+    port = free_port("4711.0", "127.0.0.1")
+    assert free_port("4711.0", "127.0.0.1") == port
+    assert len({free_port(f"{job}.{start}", "127.0.0.1") for job in range(4700, 4710) for start in range(3)}) > 27
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        assert free_port(4711, "127.0.0.1") != port
+        assert free_port("4711.0", "127.0.0.1") != port
 
 
 def test_words_of_slurm():

@@ -43,17 +43,17 @@ def check(run, quiet, shards, steps):
 
 
 def test_signals_and_a_kill(tmp_path, shards, capsys):
-    steps, quiet, run = 36, tmp_path / "quiet", tmp_path / "run"
+    steps, quiet, run = 32, tmp_path / "quiet", tmp_path / "run"
     (first,) = submit(capsys, *pretraining(quiet, shards, steps=steps))
     (job,) = submit(capsys, *pretraining(run, shards, steps=steps, pace=PACE))
     wait_for_step(run, 4)
     scancel(job, "--signal=USR1")
     wait_for_step(run, 12, start=2)
     scancel(job, "--signal=TERM")
-    wait_for_step(run, 22, start=3)
+    wait_for_step(run, 20, start=3)
     kill(processes(run, "ssl_affect.cli pretrain fit"))
     assert wait_for_end(job, run) == "COMPLETED"
-    wait_for_end(first, quiet)
+    assert wait_for_end(first, quiet) == "COMPLETED"
     assert job_facts(job).values["Restarts"] == "3"  # one for each, none by anybody else
     found = record(run)
     assert (found["state"], found["requeues"], len(found["starts"])) == ("finished", 3, 4)
@@ -62,20 +62,20 @@ def test_signals_and_a_kill(tmp_path, shards, capsys):
 
 
 def test_two_nodes_preempted_and_one_of_them_lost(tmp_path, shards, cluster, capsys):
-    steps, quiet, run = 30, tmp_path / "quiet", tmp_path / "run"
+    steps, quiet, run = 24, tmp_path / "quiet", tmp_path / "run"
     (first,) = submit(capsys, *pretraining(quiet, shards, steps=steps, tasks=2))
+    assert wait_for_end(first, quiet) == "COMPLETED"  # alone: what follows would not leave it in peace
     (job,) = submit(capsys, *pretraining(run, shards, steps=steps, tasks=2, pace=PACE))
     wait_for_step(run, 4)
     urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
     subprocess.run(urgent, check=True, stdout=subprocess.DEVNULL)
     wait_for_step(run, 9, start=2)
     kill(processes(run, "ssl_affect.cli pretrain fit")[:1])  # one of the two
-    wait_for_step(run, 16, start=3)
+    wait_for_step(run, 15, start=3)
     before = record(run)["requeues"]
     assert cluster.crash_node("n1") > 3  # the job's first node, where its script runs
     cluster.start_node("n1")
     assert wait_for_end(job, run, 200) == "COMPLETED"
-    wait_for_end(first, quiet)
     found = record(run)
     assert (before, found["state"], found["requeues"], len(found["starts"])) == (2, "finished", 3, 4)
     assert "SIGTERM: stopping after step" in log_of(run)
