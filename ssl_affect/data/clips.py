@@ -152,6 +152,14 @@ class ClipDataset(Dataset):
         self.sound = sound
         self.augment = augment
 
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any] | BadClip]:
+        """The clips of a batch; torch's loaders ask for them in this way. A server is asked for all of them at once."""
+        if self.shards.remote is not None:
+            sound = ["flac"] if self.sound is not None else []
+            samples = [self.placing.place(position).sample for position in positions]
+            self.shards.expect(samples, ["json", self.shards.video_extension, *sound])
+        return [self[position] for position in positions]
+
     def __getitem__(self, position: int) -> dict[str, Any] | BadClip:
         """The clip at a position, or what is wrong with it.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ssl_affect.data.cache_ahead import ShardsAhead
 from ssl_affect.data.clips import Augment, BadClip, ClipBatch, ClipDataset, collate, read_clip
 from ssl_affect.data.placing import TrainPlacing, ViewPlacing, Views
 from ssl_affect.data.plan import EpochPlan, PositionSampler, SequentialBatches
@@ -167,15 +168,18 @@ class ClipStream:
 
     def __iter__(self) -> Iterator[ClipBatch]:
         self._sampler.start = self._given = self.position
-        for batch in guarded_batches(self._loader, read=self._read_here, died=self._worker_died):
-            self._given += self.global_batch_size
-            self.quarantine.add(batch)
-            if self.stop_at_once:
-                self.quarantine.check()
-            self.without_sound.add(batch)
-            if self.labels is not None:
-                add_labels(batch, self.labels, instead=0 if self.samples is None else int(self.samples[0]))
-            yield batch
+        batches = guarded_batches(self._loader, read=self._read_here, died=self._worker_died)
+        with ShardsAhead(self.shards, self.plan, self.samples, self.position) as ahead:
+            for batch in batches:
+                ahead.advance(self._given)
+                self._given += self.global_batch_size
+                self.quarantine.add(batch)
+                if self.stop_at_once:
+                    self.quarantine.check()
+                self.without_sound.add(batch)
+                if self.labels is not None:
+                    add_labels(batch, self.labels, instead=0 if self.samples is None else int(self.samples[0]))
+                yield batch
 
     def _worker_died(self, what: str) -> None:
         """Takes note of it; the worker is gone, and with it the loader."""

@@ -49,8 +49,7 @@ def read_samples(shards: ShardSet) -> list[Sample]:
 
 
 def _samples(shards: ShardSet) -> Iterator[Sample]:
-    for number in range(len(shards)):
-        facts = shards.facts(number)
+    for facts in shards.facts_of(range(len(shards))):
         yield Sample(
             key=facts.key,
             source=facts.source,
@@ -72,10 +71,10 @@ def read_quarantined(shards: ShardSet) -> list[tuple[str, str]]:
     """
     path = shards.folder / QUARANTINE_NAME
     try:
-        lines = path.read_text(encoding="utf-8").split("\n") if shards.manifest.num_quarantined else []
+        lines = shards.quarantine_list().decode("utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
         found = [(str(row["file"]), str(row["reason"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ShardError, ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"{path}: cannot be read ({error}), and the manifest says that {shards.manifest.num_quarantined} things could"
             " not go into these shards; copy the whole folder or build it again"

@@ -211,7 +211,20 @@ class ShardIndex:
         Raises:
             ShardError: the file is missing or is not an index.
         """
-        values = _read_object(_read_file(path, "shard index"), f"shard index {path}", cls)
+        return cls.from_bytes(_read_file(path, "shard index"), path)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: object) -> Self:
+        """Reads the content of an index.
+
+        Args:
+            data: Content of the file.
+            path: Its name for messages.
+
+        Raises:
+            ShardError: it is not an index.
+        """
+        values = _read_object(data, f"shard index {path}", cls)
         try:
             samples = [
                 IndexEntry(
@@ -223,6 +236,11 @@ class ShardIndex:
             raise ShardError(
                 f"shard index {path}: unreadable entry ({error}); run `ssl-affect shards verify`"
             ) from error
+        if odd := [entry.key for entry in samples if not KEY_PATTERN.fullmatch(entry.key)]:
+            raise ShardError(
+                f"shard index {path}: {odd[0]!r} is no key (letters, digits, - and _ only, at most 80); run `ssl-affect"
+                " shards verify`, or build the shards again"
+            )
         return cls(shard=values["shard"], samples=samples)
 
 
@@ -310,8 +328,21 @@ class Manifest:
                 f"{folder}: no {MANIFEST_NAME}, so this is not a finished shard set; give the folder that"
                 " `ssl-affect shards build --out` wrote, or run the build again to finish it"
             )
+        return cls.from_bytes(_read_file(path, "manifest"), path)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: object) -> Self:
+        """Reads the content of a manifest.
+
+        Args:
+            data: Content of the file.
+            path: Its name for messages.
+
+        Raises:
+            ShardError: it does not agree with itself.
+        """
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(data)
             manifest = cls(
                 recipe=Recipe.from_dict(values["recipe"]),
                 shards=[ShardEntry(**shard) for shard in values["shards"]],

@@ -10,7 +10,7 @@ The set may also lie on a server; see :mod:`ssl_affect.data.storage_shards` for 
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -207,10 +207,12 @@ class ShardSet:
         if self.remote is None:
             return
         pieces: dict[tuple[int, int, int], int] = {}
-        for i in dict.fromkeys(samples):
+        wanted = list(dict.fromkeys(samples))
+        readers = self.remote.open_all(map(self.shard_number, wanted), self._open)
+        for i in wanted:
             places = [self._members[name][i] for name in extensions if self.has(i, name)]
             number = self.shard_number(i)
-            if places and isinstance(self._open(number), RangeReader):
+            if places and isinstance(readers[number], RangeReader):
                 start, stop = min(int(at) for at, _ in places), max(int(at + size) for at, size in places)
                 pieces[number, start, stop] = i
         entries = self.manifest.shards
@@ -239,7 +241,7 @@ class ShardSet:
             return b""
         if self.remote is not None:
             return self.remote.storage.read(QUARANTINE_NAME)
-        path = Path(str(self.folder)) / QUARANTINE_NAME
+        path = Path(str(self.folder / QUARANTINE_NAME))
         try:
             return path.read_bytes()
         except OSError as error:
@@ -247,13 +249,8 @@ class ShardSet:
 
     def _keep_open(self) -> None:
         most = _OPEN_SHARDS if self.remote is None else self.remote.most_open(self.manifest.shards)
-        self._open = lru_cache(maxsize=most)(self._open_shard)
-
-    def _open_shard(self, number: int) -> Reader:
-        entry = self.manifest.shards[number]
-        if self.remote is not None:
-            return self.remote.open(entry)
-        return _OpenShard(Path(str(self.folder / entry.name)), entry.num_bytes)
+        # Not a method of this object: it would refer to itself, and shards would stay open after its end.
+        self._open = lru_cache(maxsize=most)(partial(_open_shard, self.folder, self.manifest, self.remote))
 
     def _check_piece(self, i: int, start: int, data: bytes) -> None:
         """Compares the members of a sample in a piece of its shard with the hashes in its facts, if they are there.
@@ -298,6 +295,11 @@ class ShardSet:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._keep_open()
+
+
+def _open_shard(folder: Path | Location, manifest: Manifest, remote: RemoteShards | None, number: int) -> Reader:
+    entry = manifest.shards[number]
+    return _OpenShard(Path(str(folder / entry.name)), entry.num_bytes) if remote is None else remote.open(entry)
 
 
 class _OpenShard:
