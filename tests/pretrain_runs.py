@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,20 @@ class KillWorkerAt(pl.Callback):
         if trainer.global_step == self.step - 1:
             workers = multiprocessing.active_children()
             os.kill(workers[0].pid, signal.SIGKILL)
+
+
+class StuckReader(pl.Callback):
+    """From a step on, the reading of one rank never ends."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank = rank
+        self.step = step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        stream = pl_module.datamodule.open_stream
+        if trainer.global_rank == self.rank:
+            stream.quarantine.add = lambda batch: self.hang(trainer)
+
+    def hang(self, trainer: pl.Trainer) -> None:
+        while trainer.global_step >= self.step:
+            time.sleep(1)

@@ -53,6 +53,7 @@ class ClipData(pl.LightningDataModule):
         self.num_workers = num_workers
         self.shards = ShardSet(shards)
         self.seconds_waited = 0.0
+        self.waiting = False
         self.restart = False
         self.stream: ClipStream | None = None
 
@@ -150,6 +151,8 @@ class TimedBatches:
         batches = iter(self.data.open_stream)
         while True:
             since = time.perf_counter()
+            self.data.waiting = True
             batch = next(batches)
+            self.data.waiting = False
             self.data.seconds_waited += time.perf_counter() - since
             yield batch

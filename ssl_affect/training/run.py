@@ -41,7 +41,7 @@ MAY_CHANGE = (
     "run", "resume", "allow_recipe_mismatch",
     "trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.max_steps",
     "trainer.accumulate_grad_batches", "trainer.log_every_n_steps", "trainer.profiler", "trainer.detect_anomaly",
-    "trainer.callbacks", "trainer.default_root_dir", "trainer.cpu_threads", "trainer.benchmark",
+    "trainer.callbacks", "trainer.default_root_dir", "trainer.cpu_threads", "trainer.benchmark", "trainer.hang_timeout_s",
     "data.shards", "data.val_shards", "data.batch_size", "data.num_workers", "data.decoder", "data.max_bad_fraction",
     "model.init_args.compile", "data.predict_batch_size",
     "checkpoints", "pictures", "probes", "validation", "nonfinite", "logging",

@@ -93,18 +93,25 @@ def shard(module: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
     module.to(device)
     for tensor in module.state_dict().values():
         dist.broadcast(tensor, 0, group=mesh.get_group())
-    for block in blocks_of(module):
-        fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    chains = chains_of(module)
+    for chain in chains:
+        for block in chain:
+            fully_shard(block, mesh=mesh)
+    root = fully_shard(module, mesh=mesh)
+    for chain in chains:
+        # What is gathered next on the way back is said here. PyTorch would take it from the blocks that were used since the
+        # last step, and these differ where one process draws a picture: the processes would wait for each other for ever.
+        for block, before in zip(chain, [root, *chain], strict=False):
+            block.set_modules_to_backward_prefetch([before])
     for name in ("training_step", "touch_weights"):
         register_fsdp_forward_method(module, name)
 
 
-def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The elements of all module lists that have parameters and compute by themselves, innermost lists first."""
+def chains_of(module: nn.Module) -> list[list[Any]]:
+    """The elements of every module list that have parameters and compute by themselves, innermost lists first."""
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    elements = [element for part in reversed(lists) for element in part if not isinstance(element, nn.ModuleList)]
-    return [element for element in elements if next(element.parameters(), None) is not None]
+    elements = [[element for element in part if not isinstance(element, nn.ModuleList)] for part in reversed(lists)]
+    return [[element for element in chain if next(element.parameters(), None) is not None] for chain in elements]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import logging
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,16 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from ssl_affect.errors import ConfigError
+from ssl_affect.training.callbacks.watch import Watch
 from ssl_affect.training.checkpointing import AtomicCheckpointIO
 from ssl_affect.training.metrics import MetricsFile
 from ssl_affect.training.sharding import FSDP2Strategy
+from ssl_affect.training.zero import ZeroStrategy
 
 # The watchdog ends a job long before; this is the last resort, above anything that one process may do alone.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
+
+ZERO_STAGES = {f"deepspeed_stage_{stage}": stage for stage in (1, 2, 3)}
 
 # Warnings that are right in general and wrong here, each with the reason.
 HARMLESS = (
@@ -39,6 +44,7 @@ HARMLESS = (
     (".*`training_step` returned.*", "it returns the loss and its terms"),
     (".*Consider setting `persistent_workers=True`.*", "the stream of clips is opened once per run"),
     (".*The `srun` command is available.*", "a run on a cluster's login node, or on one node without srun, is right"),
+    (".*FSDP2-wrapped module .* returned a view.*", "no output of a block is changed in place"),
     (".*torch.get_total_norm.*foreach.*", "gradients on one device need no note about it"),
 )
 
@@ -73,6 +79,7 @@ def run_trainer(
     detect_anomaly: bool = False,
     profiler: str | None = None,
     cpu_threads: int | None = None,
+    hang_timeout_s: float | None = 600.0,
     callbacks: Callback | list[Callback] | None = None,
     default_root_dir: Path | None = None,
     logger: Any = None,
@@ -97,6 +104,8 @@ def run_trainer(
         profiler: ``simple``, ``advanced`` or ``pytorch``.
         cpu_threads: Threads that compute on a CPU, per process; None leaves it to PyTorch. On machines that others use too,
             fewer are faster, because threads wait for each other by spinning.
+        hang_timeout_s: With several processes: seconds without progress after which one of them is taken for hung and the
+            job ends, naming it; longer than any batch takes to read. None waits for ever.
         callbacks: Callbacks of your own; those of the suite are always there.
         default_root_dir: The run folder, if ``--run`` is not given.
         logger: Set by the command; see ``logging``.
@@ -112,6 +121,7 @@ def run_trainer(
     if SLURMEnvironment.detect():
         # Lightning's own requeue handler saves inside the signal handler and deadlocks ranks that are out of step.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
     return Trainer(
         accelerator=accelerator,
         strategy=make_strategy(strategy, precision=precision),
@@ -128,7 +138,7 @@ def run_trainer(
         benchmark=benchmark,
         detect_anomaly=detect_anomaly,
         profiler=profiler,
-        callbacks=callbacks,
+        callbacks=[*given, Watch(hang_timeout_s)],  # its error takes the place of others, so it is the last to be asked
         default_root_dir=default_root_dir,
         logger=logger,
         plugins=plugins,
@@ -160,6 +170,13 @@ def make_strategy(name: str, *, precision: str) -> Strategy | str:
         return FSDP2Strategy(timeout=COLLECTIVE_TIMEOUT)
     if name == "ddp":
         return DDPStrategy(timeout=COLLECTIVE_TIMEOUT)
+    if name in ZERO_STAGES:
+        if find_spec("deepspeed") is None:
+            raise ConfigError(
+                f"trainer: strategy={name} needs the package deepspeed, which is not installed; run pip install"
+                " 'ssl-affect[deepspeed]', or say fsdp2 or ddp"
+            )
+        return ZeroStrategy(ZERO_STAGES[name], timeout=COLLECTIVE_TIMEOUT)
     return name
 
 
