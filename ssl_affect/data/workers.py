@@ -43,7 +43,7 @@ def guarded_batches(
     while True:
         try:
             batch = next(batches, None)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, EOFError, OSError) as error:
             what = _what_happened(batches, error)
             if what is None:
                 raise
@@ -85,12 +85,19 @@ def _started(loader: DataLoader) -> Iterator[ClipBatch]:
     return batches
 
 
-def _what_happened(batches: Any, error: RuntimeError | MemoryError) -> str | None:
+def _what_happened(batches: Any, error: Exception) -> str | None:
     """Which worker died and why, None for an error that is no death."""
     text = str(error)
-    if text.startswith(_DIED):
-        dead = [(n, w) for n, w in enumerate(getattr(batches, "_workers", [])) if w.exitcode is not None]
-        return "; ".join(_death(n, w.pid, w.exitcode) for n, w in dead) or text.splitlines()[0]
+    if text.startswith(_DIED) or isinstance(
+        error, EOFError | OSError
+    ):  # the latter: it died before it had sent all of it
+        workers = list(enumerate(getattr(batches, "_workers", [])))
+        for _, worker in workers:
+            worker.join(timeout=0.1)
+        dead = [
+            _death(number, worker.pid, worker.exitcode) for number, worker in workers if worker.exitcode is not None
+        ]
+        return "; ".join(dead) or (text.splitlines()[0] if text.startswith(_DIED) else None)
     if isinstance(error, MemoryError) or any(phrase in text for phrase in _NO_MEMORY):
         return f"a data worker ran out of memory ({text.strip().splitlines()[-1] if text.strip() else 'MemoryError'})"
     return None

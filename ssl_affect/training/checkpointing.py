@@ -39,9 +39,19 @@ class AtomicCheckpointIO(CheckpointIO):
     """Writes a checkpoint under a temporary name, flushes it to disk and renames it; reads nothing that could be code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Writes ``checkpoint`` to ``path``."""
-        with open_atomic(Path(path)) as stream:
-            torch.save(checkpoint, stream)
+        """Writes ``checkpoint`` to ``path``.
+
+        Raises:
+            CheckpointError: it cannot be written, most often because the disk is full.
+        """
+        try:
+            with open_atomic(Path(path)) as stream:
+                torch.save(checkpoint, stream)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer makes a RuntimeError of a full disk
+            raise CheckpointError(
+                f"{path}: cannot be written ({str(error).splitlines()[0]}); {_free(Path(path).parent)}. Older checkpoints"
+                " are whole: make room, then the same command goes on from the newest"
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -218,6 +228,13 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free there"
+    except OSError as error:
+        return f"the folder cannot be reached ({error.strerror})"
 
 
 def _point_to(link: Path, target: str) -> None:

@@ -105,9 +105,16 @@ def _train(
     finally:
         if _is_first():
             seconds = folder.read_facts().get("seconds", 0.0) + time.perf_counter() - since
-            folder.update_facts(state=state, step=trainer.global_step, seconds=seconds, error=problem)
-            report = write_report(folder.path)
-            logger.info("%s at step %d of %d; see %s", state, trainer.global_step, trainer.max_steps, report)
+            try:
+                folder.update_facts(state=state, step=trainer.global_step, seconds=seconds, error=problem)
+                report = write_report(folder.path)
+                logger.info("%s at step %d of %d; see %s", state, trainer.global_step, trainer.max_steps, report)
+            except OSError as error:
+                if problem is None:
+                    raise
+                logger.error(
+                    "run.json and the report could not be written: %s", error
+                )  # what ended the run comes first
 
 
 def _first_lines(cli: RunCLI, folder: RunFolder, steps: Steps, global_batch: int) -> None:
