@@ -1,4 +1,4 @@
-"""Every fault test reports what it tried and what was lost; the table comes at the end, and lies beside the tests' files."""
+"""Every fault test reports what it tried and what was lost; the table comes at the end."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
