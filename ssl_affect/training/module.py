@@ -5,7 +5,7 @@ One clock runs everything: the optimizer step.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,10 +14,12 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ssl_affect.data.clips import ClipBatch
+from ssl_affect.errors import ConfigError
 from ssl_affect.optim import build_optimizer, scale_lr, warmup_cosine_scheduler
 from ssl_affect.training.data import ClipData
 from ssl_affect.training.schedule import OptimSpec, ScheduleSpec, Steps
 from ssl_affect.training.sharding import FSDP2Strategy, shard
+from ssl_affect.training.zero import ZeroStrategy
 from ssl_affect.types import LossParts
 
 
@@ -28,9 +30,13 @@ class TrainedModule(pl.LightningModule):
         optim: Optimizer settings, learning rates per 256 clips.
         schedule: Length of the run and of its warm-up.
         seed: Run seed; all that is drawn follows from it and the step.
+
+    Attributes:
+        can_be_sharded: Whether weights may be spread over processes.
     """
 
     model: Any
+    can_be_sharded: ClassVar[bool] = True
 
     def __init__(self, *, optim: OptimSpec, schedule: ScheduleSpec, seed: int) -> None:
         super().__init__()
@@ -55,8 +61,17 @@ class TrainedModule(pl.LightningModule):
         return {}
 
     def configure_model(self) -> None:
-        """Spreads the weights over the processes where the strategy asks for it."""
+        """Spreads the weights over the processes where the strategy asks for it.
+
+        Raises:
+            ConfigError: the module's weights have to be whole.
+        """
         strategy = self.trainer.strategy
+        if isinstance(strategy, FSDP2Strategy | ZeroStrategy) and not self.can_be_sharded:
+            raise ConfigError(
+                f"trainer.strategy: {type(self).__name__} tests and releases whole models, which {type(strategy).__name__}"
+                " spreads over the processes; say ddp (all backbones of the suite fit on one device)"
+            )
         if isinstance(strategy, FSDP2Strategy):
             shard(self, strategy.device_mesh["data_parallel"], strategy.root_device)
 
