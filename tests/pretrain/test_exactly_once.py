@@ -49,6 +49,7 @@ def test_batch_accumulation_and_workers_may_change_between_starts(tmp_path, shar
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_with_its_name_and_a_checkpoint(tmp_path, shards, straight, caplog):
     callback = {"class_path": "pretrain_runs.KillWorkerAt", "init_args": {"step": 4}}
     (tmp_path / "kill.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
@@ -71,6 +72,7 @@ def test_a_killed_worker_ends_the_run_with_its_name_and_a_checkpoint(tmp_path, s
     assert same(checkpoint(run, 9)["state_dict"], checkpoint(straight, 9)["state_dict"])
 
 
+@pytest.mark.slow
 def test_too_many_bad_clips_end_the_run_with_a_checkpoint(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     shards = make_shards(tmp_path / "shards", damaged=(2,))

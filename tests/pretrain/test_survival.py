@@ -16,7 +16,7 @@ from pretrain_runs import arguments, checkpoint, column, same, steps, train
 from ssl_affect.training.ledger import LedgerFile, ledger_files
 from ssl_affect.training.ledger_check import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # a busy machine starts two ranks in a minute
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ("SIGKILL", "SIGTERM", "SIGUSR1", "worker")
@@ -95,11 +95,11 @@ def one_life(run: Path, shards: Path, fault: str, size: tuple[int, int, int], wo
 
 
 def test_random_faults_and_changes_of_size_lose_and_double_nothing(tmp_path, shards, capsys):
-    """At least eight starts with a fault each, sizes drawn anew for every start."""
-    seed = int(os.environ.get("SURVIVAL_SEED", "5"))
-    rng, run, total, began = random.Random(seed), tmp_path / "run", 75, time.monotonic()
+    """A start for each of six faults, sizes drawn anew for every start; SURVIVAL_ROUNDS and SURVIVAL_SEED ask for more."""
+    seed, rounds = int(os.environ.get("SURVIVAL_SEED", "5")), int(os.environ.get("SURVIVAL_ROUNDS", "1"))
+    rng, run, total, began = random.Random(seed), tmp_path / "run", 45 * rounds, time.monotonic()
     survived, sizes = Counter(), []
-    queue = [*FAULTS, *FAULTS, "SIGKILL"]
+    queue = [*FAULTS, "SIGKILL", "SIGKILL"] * rounds
     rng.shuffle(queue)
     for fault in queue:
         sizes.append((rng.choice(SIZES), rng.randrange(3) if fault != "worker" else rng.randrange(1, 3)))
@@ -116,14 +116,14 @@ def test_random_faults_and_changes_of_size_lose_and_double_nothing(tmp_path, sha
         )
     assert verdict.findings == []
     assert (verdict.step, verdict.epochs) == (total, total * 4 // 12)
-    assert survived["SIGKILL"] >= 2
+    assert survived["SIGKILL"] >= 1
     train(tmp_path / "straight", shards, *steps(total, every=25), "--trainer.log_every_n_steps=1")
     assert column(run, "train/loss") == pytest.approx(column(tmp_path / "straight", "train/loss"), rel=2e-3)
 
 
 def test_kills_at_one_size_leave_every_loss_as_it_was(tmp_path, shards):
-    rng, run, total = random.Random(1), tmp_path / "run", 40
-    for fault in ("SIGKILL", "SIGKILL", "SIGUSR1", "SIGKILL", "none"):
+    rng, run, total = random.Random(1), tmp_path / "run", 30
+    for fault in ("SIGKILL", "SIGUSR1", "SIGKILL", "none"):
         one_life(run, shards, fault, (1, 4, 1), 2, total, rng)
     verdict = verify(run)
     assert verdict.findings == []

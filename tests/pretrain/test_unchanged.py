@@ -53,6 +53,7 @@ def test_touched_and_moved_shards_pass_and_are_hashed_once(begun, caplog, tmp_pa
     check_shards(run, moved, Manifest.read(moved))
 
 
+@pytest.mark.slow
 def test_a_run_refuses_shards_that_were_changed_built_again_cut_or_removed(tmp_path):
     """As the commands meet it; nothing of the run is touched."""
     folder, run = make_shards(tmp_path / "shards"), tmp_path / "run"
