@@ -28,9 +28,10 @@ from finetune.testing import FACTS_NAME, result_notes, write_test
 from finetune.testing import FOLDER as TEST
 from ssl_affect import __version__
 from ssl_affect.backbones.release import write_release
-from ssl_affect.checkpoint import Weights, WeightsConfig
+from ssl_affect.checkpoint import FRAME_PREFIX, Weights, WeightsConfig
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.evaluation import Predictions
+from ssl_affect.models.frame_head import FrameHead
 from ssl_affect.training.callbacks.step import StepCallback
 from ssl_affect.training.checkpointing import FOLDER, is_whole, load_checkpoint, newest_whole, saved_checkpoints
 from ssl_affect.training.fit import fit
@@ -176,13 +177,13 @@ def write_model_test(
     embeddings: dict[str, np.ndarray] = {}
     last, _ = predict(module, data, "test", precision=precision, embeddings=embeddings)
     best, notes = folder / FOLDER / BEST_NAME, list(module.notes)
-    released, rule = copy.deepcopy(module.model).cpu(), "last"
+    released, rule = _copied(module), "last"
     if data.has_validation and best.is_file():
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         module.load_state_dict(_chosen(best))
         embeddings.clear()
         found["validation"], _ = predict(module, data, "test", precision=precision, embeddings=embeddings)
-        released, rule = copy.deepcopy(module.model).cpu(), "validation"
+        released, rule = _copied(module), "validation"
         module.load_state_dict(before)
     elif data.has_validation:
         notes.append(f"no checkpoint was chosen by the validation part ({FOLDER}/{BEST_NAME} is not there)")
@@ -199,11 +200,13 @@ def write_model_test(
     }
     notes = result_notes(data, notes, undecodable)
     write_test(folder / TEST, found, dataset=data.parts.protocol, facts=facts, notes=notes, embeddings=embeddings)
-    if module.frame_tasks:
-        names = ", ".join(task.name for task in module.frame_tasks)
-        logger.warning("%s holds no head for frames, so it does not predict %s", folder / WEIGHTS, names)
-    if module.clip_tasks:
-        release(folder / WEIGHTS, released, module, data, rule=rule)
+    release(folder / WEIGHTS, *released, module, data, rule=rule)
+
+
+def _copied(module: Finetuning) -> tuple[Any, FrameHead | None]:
+    """The network and its head for frames as they are now, on the CPU."""
+    head = None if module.frame_head is None else copy.deepcopy(module.frame_head).cpu()
+    return copy.deepcopy(module.model).cpu(), head
 
 
 def _chosen(path: Path) -> dict[str, torch.Tensor]:
@@ -221,15 +224,18 @@ def _chosen(path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips, *, rule: str) -> None:
-    """Writes the finetuned backbone with its head as a released folder, adapters merged.
+def release(
+    folder: Path, model: Any, frame_head: FrameHead | None, module: Finetuning, data: LabelledClips, *, rule: str
+) -> None:
+    """Writes the finetuned backbone with its heads as a released folder, adapters merged.
 
     ``config.json`` says what every output means, what a clip is and how faces are cropped, so that the folder is all that a
-    video needs. Heads for frames are not in it, which it says too.
+    video needs.
 
     Args:
         folder: The released folder; an older one is replaced, a model card that was filled in is kept.
         model: The backbone on the CPU.
+        frame_head: The head of tasks with one label per frame.
         module: What it was trained in.
         data: What it was trained on.
         rule: How its checkpoint was chosen: ``validation`` or ``last``.
@@ -251,7 +257,10 @@ def release(folder: Path, model: Any, module: Finetuning, data: LabelledClips, *
             "selection": rule,
         },
     )
-    write_release(folder, Weights(config, model.state_dict()), force=True)
+    state = dict(model.state_dict())
+    if frame_head is not None:
+        state |= {f"{FRAME_PREFIX}{name}": tensor for name, tensor in frame_head.state_dict().items()}
+    write_release(folder, Weights(config, state), force=True)
 
 
 def _training_data(data: LabelledClips) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from finetune.mixup import MixSpec, mix_batch
 from finetune.tasks import Targets, Task, TaskSpec, make_task, mix_targets
-from finetune.tuning import FrameHead, TuningSpec, apply_tuning, frame_width, freeze_pooling
+from finetune.tuning import TuningSpec, apply_tuning, frame_width, freeze_pooling
 from ssl_affect.data.augment import prepare_augmented
 from ssl_affect.data.clips import ClipBatch
 from ssl_affect.data.sampling import Draws
 from ssl_affect.data.spectrogram import LogMel
 from ssl_affect.errors import ConfigError
 from ssl_affect.models import create_model
+from ssl_affect.models.frame_head import FrameHead, frame_outputs
 from ssl_affect.models.registry import model_info
 from ssl_affect.training.module import TrainedModule, seeded_generator, step_output
 from ssl_affect.training.schedule import OptimSpec, ScheduleSpec
@@ -53,6 +54,8 @@ class Finetuning(TrainedModule):
     Raises:
         ConfigError: tasks share a name, a recipe lacks what its mode needs, or an argument is impossible.
     """
+
+    can_be_sharded = False  # its end tests two sets of weights and releases one
 
     def __init__(
         self,
@@ -167,9 +170,7 @@ class Finetuning(TrainedModule):
             parts = self.forward_clips(*inputs, **extra).split([task.num_outputs for task in self.clip_tasks], dim=1)
             found |= {task.name: part for task, part in zip(self.clip_tasks, parts, strict=True)}
         if self.frame_head is not None:
-            tokens = self.model.forward_features(*inputs, **extra)
-            tokens = tokens.video if hasattr(tokens, "video") else tokens
-            outputs = self.frame_head(tokens, self.model.grid.h * self.model.grid.w, self.clip.num_frames)
+            outputs = frame_outputs(self.model, self.frame_head, *inputs, num_frames=self.clip.num_frames, **extra)
             parts = outputs.split([task.num_outputs for task in self.frame_tasks], dim=2)
             found |= {task.name: part for task, part in zip(self.frame_tasks, parts, strict=True)}
         return found
@@ -214,18 +215,10 @@ class Finetuning(TrainedModule):
         }
 
     def provenance(self) -> dict[str, Any]:
-        """What the weights say about themselves: the meaning of their outputs, and what they do not hold."""
+        """What the weights say about themselves: the meaning of their outputs, and where they come from."""
         return {
             # A list, because the order is that of the outputs.
-            "outputs": [task.outputs().to_dict() for task in self.clip_tasks],
-            "not_released": [
-                {
-                    "task": task.name,
-                    "kind": task.kind,
-                    "why": "its outputs are per frame: their head is not in the weights",
-                }
-                for task in self.frame_tasks
-            ],
+            "outputs": [task.outputs().to_dict() for task in (*self.clip_tasks, *self.frame_tasks)],
             "start": self.pretrained,
             "tuning": self.tuning.mode,
         }

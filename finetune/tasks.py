@@ -185,7 +185,13 @@ class Task:
 
     def outputs(self) -> TaskOutputs:
         """What the outputs mean, as released weights say it."""
-        return TaskOutputs.of(task=self.name, kind=self.kind, names=self.names, activation=self.activation)
+        return TaskOutputs.of(
+            task=self.name,
+            kind=self.kind,
+            names=self.names,
+            activation=self.activation,
+            per_frame=self.spec.per_frame,
+        )
 
     def encode(self, labels: Labels, keys: Sequence[str] | None = None) -> Targets:
         """Targets of clips; see :meth:`finetune.labels.LabelReader.encode`."""

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
 from finetune.lora import add_lora
 from ssl_affect.errors import ConfigError
 
@@ -50,33 +47,6 @@ class TuningSpec:
     def frozen(self) -> bool:
         """Whether the backbone stays as it is."""
         return self.mode in FROZEN
-
-
-class FrameHead(nn.Module):
-    """One output per time step of the tokens: those of a step are averaged, normalised and mapped (ours).
-
-    All frames of a step have its output. A step is a tubelet, 2 frames as published; SVFAP halves the steps with every
-    stage, so that a step of its last one is longer.
-
-    Args:
-        dim: Width D of the tokens.
-        num_outputs: Outputs K.
-        init_scale: The map's first weights are multiplied by it.
-    """
-
-    def __init__(self, dim: int, num_outputs: int, init_scale: float = 0.001) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, num_outputs)
-        with torch.no_grad():
-            self.head.weight.normal_(std=0.02).mul_(init_scale)
-            self.head.bias.zero_()
-
-    def forward(self, tokens: Tensor, places: int, num_frames: int) -> Tensor:
-        """Tokens [B, t * places, D] in raster order -> one output per frame, [B, num_frames, K]."""
-        per_time = tokens.unflatten(1, (-1, places)).mean(dim=2)  # [B, t, D]
-        outputs: Tensor = self.head(self.norm(per_time))
-        return outputs.repeat_interleave(num_frames // outputs.shape[1], dim=1)
 
 
 def apply_tuning(model: Any, spec: TuningSpec) -> None:

@@ -27,6 +27,7 @@ from ssl_affect.files import TEMPORARY_SUFFIX, sha256_file, write_json
 
 FORMAT_VERSION = 1
 CKPT_KEY = "ssl_affect"  # what our trainer adds to a Lightning checkpoint
+FRAME_PREFIX = "frame_head."  # of the head for frames, which lies beside the network in checkpoints and releases
 _CKPT_PREFIX = "model."
 
 
@@ -76,6 +77,17 @@ class Weights:
 
     config: WeightsConfig
     state_dict: dict[str, Tensor]
+
+    @property
+    def network(self) -> dict[str, Tensor]:
+        """Without the head for frames."""
+        return {name: tensor for name, tensor in self.state_dict.items() if not name.startswith(FRAME_PREFIX)}
+
+    @property
+    def frame_head(self) -> dict[str, Tensor]:
+        """The head for frames alone, by its own names; empty for weights without one."""
+        names = (name for name in self.state_dict if name.startswith(FRAME_PREFIX))
+        return {name.removeprefix(FRAME_PREFIX): self.state_dict[name] for name in names}
 
 
 def save_weights(
@@ -223,7 +235,8 @@ def _load_ckpt(path: Path) -> Weights:
             f"{path}: not a checkpoint of `ssl-affect pretrain` (it has no {CKPT_KEY!r} entry with the model's name and"
             " arch); weights of the authors go through ssl_affect.convert_state_dict"
         )
-    state = {n.removeprefix(_CKPT_PREFIX): t for n, t in content["state_dict"].items() if n.startswith(_CKPT_PREFIX)}
+    kept = (_CKPT_PREFIX, FRAME_PREFIX)
+    state = {n.removeprefix(_CKPT_PREFIX): t for n, t in content["state_dict"].items() if n.startswith(kept)}
     provenance = {
         **(extra.get("provenance") or {}),
         "source": path.name,

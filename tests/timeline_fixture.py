@@ -8,10 +8,11 @@ import torch
 import ssl_affect
 from ssl_affect.backbones.outputs import TaskOutputs
 from ssl_affect.backbones.release import write_release
-from ssl_affect.checkpoint import Weights, WeightsConfig
+from ssl_affect.checkpoint import FRAME_PREFIX, Weights, WeightsConfig
 from ssl_affect.extract.engine import Row
 from ssl_affect.extract.table import make_schema, to_table
 from ssl_affect.extract.windows import Window
+from ssl_affect.models.frame_head import FrameHead
 from ssl_affect.recipe import Recipe
 
 EVIL = "</script><script>alert(1)</script>&\"'<"
@@ -26,6 +27,11 @@ OUTPUTS = (
     TaskOutputs.of(task="au", kind="au", names=("au01", "au12"), activation="sigmoid"),
     TaskOutputs.of(task="va", kind="va", names=("valence", "arousal"), activation="none"),
 )
+PER_FRAME = (
+    TaskOutputs.of(task="expression", kind="expression", names=("calm", "happy"), activation="softmax", per_frame=True),
+    TaskOutputs.of(task="intensity", kind="au-intensity", names=("au01",), activation="none"),
+    TaskOutputs.of(task="va", kind="va", names=("valence", "arousal"), activation="none", per_frame=True),
+)
 EVIL_OUTPUTS = (
     TaskOutputs.of(task=EVIL, kind="expression", names=("=1+1", EVIL, "sad\0"), activation="softmax"),
     TaskOutputs.of(task="au", kind="au", names=(EVIL, "au12"), activation="sigmoid"),
@@ -36,7 +42,7 @@ EVIL_OUTPUTS = (
 def release(folder: Path, *, outputs=OUTPUTS, name="mae_dfer_tiny", arch=None, recipe=CROPPED, **provenance) -> Path:
     """Finetuned weights with random values that differ from window to window."""
     torch.manual_seed(0)
-    count = sum(len(one.names) for one in outputs)
+    count, of_frames = (sum(len(one.names) for one in outputs if one.per_frame is kind) for kind in (False, True))
     model = ssl_affect.create_model(name, num_classes=count, **(arch or SEES))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -48,7 +54,11 @@ def release(folder: Path, *, outputs=OUTPUTS, name="mae_dfer_tiny", arch=None, r
     config = WeightsConfig(
         name=name, task="classify", num_classes=count, arch=model.spec.arch, recipe=recipe.to_dict(), provenance=facts
     )
-    write_release(folder, Weights(config, model.state_dict()))
+    state = dict(model.state_dict())
+    if of_frames:
+        head = FrameHead(model.spec.arch["embed_dim"], of_frames, init_scale=50.0)
+        state |= {f"{FRAME_PREFIX}{name}": tensor for name, tensor in head.state_dict().items()}
+    write_release(folder, Weights(config, state))
     return folder
 
 

@@ -155,18 +155,18 @@ def _training_data(config: WeightsConfig) -> str:
 
 
 def _outputs(config: WeightsConfig) -> str:
-    """A table of what the outputs of the head mean, and what the weights do not hold."""
-    said, left_out = config.provenance.get("outputs") or [], config.provenance.get("not_released") or []
-    if not said and not left_out:
-        return ""
-    rows = [f"| {_cell(one['task'])} | {one['kind']} | {_cell(', '.join(one['names']))} |" for one in said]
-    lines = ["| task | kind | outputs in order |", "|---|---|---|", *rows] if rows else []
-    return "\n".join([*lines, *(f"\nNot in these weights: {_cell(one['task'])}; {one['why']}." for one in left_out)])
+    """A table of what the outputs of the heads mean."""
+    rows = [
+        f"| {_cell(one['task'])} | {one['kind']} | {'frame' if one.get('per_frame') else 'clip'}"
+        f" | {_cell(', '.join(one['names']))} |"
+        for one in config.provenance.get("outputs") or []
+    ]
+    return "\n".join(["| task | kind | one per | outputs in order |", "|---|---|---|---|", *rows]) if rows else ""
 
 
 def _provenance(config: WeightsConfig) -> str:
     """A table of what is known about where the weights come from."""
-    elsewhere = ("outputs", "not_released", "training_data")  # have sections of their own
+    elsewhere = ("outputs", "training_data")  # have sections of their own
     facts = {
         key: value
         for key, value in config.provenance.items()

@@ -1,6 +1,7 @@
 """What the outputs of released weights mean: which task, which class or unit, which function turns them into scores.
 
-A finetuned model has one head for all its tasks; ``config.json`` says under ``provenance.outputs`` which of its outputs
+A finetuned model has one head for all tasks with one label per clip, and one for all tasks with one label per frame;
+``config.json`` says under ``provenance.outputs`` which of its outputs
 belong to which task, in their order.
 """
 
@@ -34,6 +35,7 @@ class TaskOutputs:
         names: Of the outputs in order: classes, action units, dimensions.
         activation: What turns outputs into scores: ``softmax`` over the task, ``sigmoid`` of each, or ``none``.
         range: Smallest and largest score that the labels can have; None where that is not known.
+        per_frame: Whether there is one output per frame, by the head for frames, and not one per clip.
     """
 
     task: str
@@ -41,12 +43,15 @@ class TaskOutputs:
     names: tuple[str, ...]
     activation: Activation
     range: tuple[float, float] | None = None
+    per_frame: bool = False
 
     @classmethod
-    def of(cls, *, task: str, kind: str, names: tuple[str, ...], activation: Activation) -> Self:
+    def of(
+        cls, *, task: str, kind: str, names: tuple[str, ...], activation: Activation, per_frame: bool = False
+    ) -> Self:
         """With the range that follows from the kind of task."""
         bounds = (0.0, 1.0) if activation != "none" else RANGES[kind]
-        return cls(task=task, kind=kind, names=tuple(names), activation=activation, range=bounds)
+        return cls(task=task, kind=kind, names=tuple(names), activation=activation, range=bounds, per_frame=per_frame)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and checkpoints."""
@@ -56,6 +61,7 @@ class TaskOutputs:
             "names": list(self.names),
             "activation": self.activation,
             "range": None if self.range is None else list(self.range),
+            "per_frame": self.per_frame,
         }
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
@@ -86,7 +92,7 @@ def read_outputs(provenance: Mapping[str, Any], num_classes: int, source: object
         CheckpointError: what they say is no such list, or does not fit the head.
     """
     said = provenance.get("outputs")
-    if not num_classes or not said:
+    if not said:
         classes = provenance.get("classes") or ()
         if not num_classes or len(classes) != num_classes:
             return ()
@@ -98,10 +104,10 @@ def read_outputs(provenance: Mapping[str, Any], num_classes: int, source: object
             f"{source}: what its config.json says about the outputs cannot be read ({error!r}); write the weights again:"
             " `ssl-affect finetune test RUN` does, for a finetuning run"
         ) from error
-    if (count := sum(len(one.names) for one in outputs)) != num_classes:
+    if (count := sum(len(one.names) for one in outputs if not one.per_frame)) != num_classes:
         raise CheckpointError(
-            f"{source}: its config.json names {count} outputs, the head has {num_classes}; copy the folder again from its"
-            " source"
+            f"{source}: its config.json names {count} outputs for clips, the head has {num_classes}; copy the folder again"
+            " from its source"
         )
     return outputs
 
@@ -116,4 +122,5 @@ def _read(said: Mapping[str, Any]) -> TaskOutputs:
         names=tuple(str(name) for name in said["names"]),
         activation=said["activation"],
         range=bounds,
+        per_frame=bool(said["per_frame"]),
     )

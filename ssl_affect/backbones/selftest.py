@@ -25,7 +25,8 @@ from ssl_affect.checkpoint import load_strict, load_weights
 from ssl_affect.data.sampling import Draws
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.files import sha256_bytes, write_bytes
-from ssl_affect.models import create_model, create_pretraining_model
+from ssl_affect.models import create_model, create_pretraining_model, from_pretrained
+from ssl_affect.models.frame_head import frame_outputs
 from ssl_affect.types import IMAGENET_MEAN, IMAGENET_STD
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -155,6 +156,10 @@ def _compute(
         if config.num_classes:
             model = create_model(config.name, pretrained=folder, num_classes=config.num_classes)
             outputs["logits"] = model.to(place).eval()(*moved)
+        if weights.frame_head:
+            network: Any = from_pretrained(folder).to(place)
+            count = network.spec.arch["num_frames"]
+            outputs["frame_logits"] = frame_outputs(network, network.frame_head, *moved, num_frames=count)
         if config.task == "pretrain":
             pretraining: Any = create_pretraining_model(config.name, **config.arch)
             load_strict(pretraining, weights.state_dict, folder)

@@ -55,4 +55,4 @@ def _check_complete(weights: Weights, source: Path) -> None:
         model = create_pretraining_model(config.name, **config.arch)
     else:
         model = create_model(config.name, num_classes=config.num_classes, **config.arch)
-    load_strict(model, weights.state_dict, source)
+    load_strict(model, weights.network, source)

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_affect.backbones.outputs import read_outputs
+from ssl_affect.backbones.outputs import TaskOutputs, read_outputs
 from ssl_affect.checkpoint import WeightsConfig
 from ssl_affect.data.sound import Sound
 from ssl_affect.data.spectrogram import LogMel
 from ssl_affect.data.transforms import prepare_clips
-from ssl_affect.errors import ConfigError, DecodeError
+from ssl_affect.errors import CheckpointError, ConfigError, DecodeError
 from ssl_affect.extract.windows import Window
 from ssl_affect.models import from_pretrained
+from ssl_affect.models.frame_head import FrameHead, frame_outputs
 from ssl_affect.recipe import Recipe
 from ssl_affect.types import AudioSpec, ClipSpec
 
@@ -34,12 +35,14 @@ class Row:
         sound: Whether there was sound to hear; None for models that do not hear.
         features: float32 [D].
         logits: float32 [K]; None for a model without a head.
+        frame_logits: float32 [T, K] of the head for frames; None for a model without one.
     """
 
     window: Window
     sound: bool | None
     features: np.ndarray
     logits: np.ndarray | None
+    frame_logits: np.ndarray | None = None
 
 
 class Engine:
@@ -92,7 +95,8 @@ class Engine:
             self.log_mel = LogMel(self._sound()).to(self.device)
         self.num_features = int(network.fc_norm.normalized_shape[0])
         self.num_logits = network.num_classes
-        self.outputs = read_outputs(self.config.provenance, self.num_logits, self.config.name)
+        self.frame_head: FrameHead | None = getattr(network, "frame_head", None)
+        self.outputs = self._outputs()
         self._before_head: list[Tensor] = []
         network.head.register_forward_pre_hook(lambda _, inputs: self._before_head.append(inputs[0]))
 
@@ -103,6 +107,25 @@ class Engine:
         if values is None:
             return None
         return Recipe.from_dict(values)
+
+    def _outputs(self) -> tuple[TaskOutputs, ...]:
+        """What the outputs of the heads that the model has mean.
+
+        Raises:
+            CheckpointError: what the weights say about them does not fit.
+        """
+        said = read_outputs(self.config.provenance, self.config.num_classes, self.config.name)
+        if self.num_logits != self.config.num_classes:  # the model was given another head, or none
+            said = tuple(one for one in said if one.per_frame)
+        if self.frame_head is None:
+            return tuple(one for one in said if not one.per_frame)
+        count = sum(len(one.names) for one in said if one.per_frame)
+        if count != self.frame_head.head.out_features:
+            raise CheckpointError(
+                f"{self.config.name}: its config.json names {count} outputs for frames, the head has"
+                f" {self.frame_head.head.out_features}; copy the folder again from its source"
+            )
+        return said
 
     def _sound(self) -> AudioSpec:
         """What the model hears: as its weights say, else the published values at the size that it takes."""
@@ -151,12 +174,18 @@ class Engine:
         dtype = DTYPES[self.precision]
         autocast: Any = nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
         self._before_head.clear()
+        of_frames: Any = [None] * len(batch)
         with autocast:
             outputs = self.network(pixels, **inputs) if self.sees else self.network(None, **inputs)
+            if self.frame_head is not None:
+                count = self.clip.num_frames
+                found = frame_outputs(self.network, self.frame_head, pixels, num_frames=count, **inputs)
+                of_frames = found.float().cpu().numpy()
         features = self._before_head.pop().float().cpu().numpy()
         logits = outputs.float().cpu().numpy() if self.num_logits else [None] * len(batch)
         return [
-            Row(window, heard[number], features[number], logits[number]) for number, (window, _, _) in enumerate(batch)
+            Row(window, heard[number], features[number], logits[number], of_frames[number])
+            for number, (window, _, _) in enumerate(batch)
         ]
 
     def _hear(self, sounds: list[Sound]) -> dict[str, Tensor]:

@@ -136,7 +136,9 @@ class Extraction:
                 f" {self.engine.log_mel.spec.sample_rate}; take a recipe with the model's rate"
             )
         self.job = self._job(trained_on)
-        self.schema = make_schema(self.engine.num_features, self.engine.num_logits, self.job)
+        head = self.engine.frame_head
+        num_frame_logits = 0 if head is None else self.engine.clip.num_frames * head.head.out_features
+        self.schema = make_schema(self.engine.num_features, self.engine.num_logits, self.job, num_frame_logits)
 
     def _job(self, trained_on: Recipe | None) -> dict[str, Any]:
         """What decides every number of the table."""
@@ -145,7 +147,7 @@ class Extraction:
             "version": __version__,
             "model": engine.config.name,
             "weights_sha256": engine.config.sha256 or engine.config.provenance.get("sha256"),
-            "classes": [name for task in engine.outputs for name in task.names],
+            "classes": [name for task in engine.outputs if not task.per_frame for name in task.names],
             "outputs": [task.to_dict() for task in engine.outputs],
             "recipe": self.recipe.to_dict(),
             "recipe_hash": self.recipe.hash,

@@ -40,10 +40,11 @@ _UNITS = {
     "sound": "whether there was sound to hear",
     "features": "of the window",
     "logits": "of the classes named in the file's metadata",
+    "frame_logits": "of the tasks per frame named in the file's metadata, for every frame of the window in turn",
 }
 
 
-def make_schema(num_features: int, num_logits: int, job: Mapping[str, Any]) -> pa.Schema:
+def make_schema(num_features: int, num_logits: int, job: Mapping[str, Any], num_frame_logits: int = 0) -> pa.Schema:
     """Columns with their meaning, and the job as metadata of the file."""
     kinds: dict[str, pa.DataType] = {
         "sample": pa.string(), "source": pa.string(), "person": pa.int32(), "window": pa.int32(),
@@ -53,6 +54,8 @@ def make_schema(num_features: int, num_logits: int, job: Mapping[str, Any]) -> p
     }  # fmt: skip
     if num_logits:
         kinds["logits"] = pa.list_(pa.float32(), num_logits)
+    if num_frame_logits:
+        kinds["frame_logits"] = pa.list_(pa.float32(), num_frame_logits)
     fields = [pa.field(name, kind, metadata={"unit": _UNITS[name]}) for name, kind in kinds.items()]
     return pa.schema(fields, metadata={METADATA_KEY: json.dumps(dict(job), sort_keys=True).encode()})
 
@@ -69,8 +72,8 @@ def to_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
     columns |= {"window": [window.number for window in windows], "sound": [row.sound for row in rows]}
     arrays = []
     for item in schema:
-        if item.name in ("features", "logits"):
-            values = [getattr(row, item.name) for row in rows]
+        if item.name in ("features", "logits", "frame_logits"):
+            values = [getattr(row, item.name).ravel() for row in rows]
             flat = np.concatenate(values) if values else np.zeros(0, np.float32)
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=item.type))
         else:

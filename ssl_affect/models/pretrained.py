@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssl_affect.backbones.locate import locate
 from ssl_affect.checkpoint import Weights, load_strict, load_weights
 from ssl_affect.errors import CheckpointError, ConfigError
+from ssl_affect.models.frame_head import FrameHead
 from ssl_affect.models.registry import ModelInfo, create_model, model_info, resolve_arch
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ def from_pretrained(
 
     Returns:
         The model in evaluation mode. Its ``spec`` says how to build it again, its ``weights_config`` what the weights say
-        about themselves: crop recipe, provenance, hash.
+        about themselves: crop recipe, provenance, hash. Weights with tasks per frame also give it a ``frame_head``, which
+        :func:`ssl_affect.models.frame_head.frame_outputs` applies; the model's own output does not change by it.
 
     Raises:
         ConfigError: the name is unknown.
@@ -39,7 +41,10 @@ def from_pretrained(
     path = locate(weights, offline=offline)
     loaded = load_weights(path)
     wanted = loaded.config.num_classes if num_classes is None else num_classes
-    return _build(loaded, wanted, path, arch).eval()
+    model = _build(loaded, wanted, path, arch)
+    if num_classes is None and loaded.frame_head:
+        model.frame_head = _frame_head(loaded, path)
+    return model.eval()
 
 
 def create_from_weights(name: str, num_classes: int, weights: str | Path, arch: Mapping[str, Any]) -> nn.Module:
@@ -64,13 +69,24 @@ def create_from_weights(name: str, num_classes: int, weights: str | Path, arch: 
 def _build(weights: Weights, num_classes: int, path: Path, arch: Mapping[str, Any]) -> nn.Module:
     name = weights.config.name
     model = create_model(name, num_classes=num_classes, **_backbone_arch(weights, path) | dict(arch))
-    state = dict(weights.state_dict)
+    state = weights.network
     if weights.config.task == "pretrain":
         state = _of_pretraining(model_info(name), state, model)
     _settle_head(model, state, num_classes, path)
     load_strict(model, state, path)
     model.weights_config = weights.config  # type: ignore[assignment]
     return model
+
+
+def _frame_head(weights: Weights, path: Path) -> FrameHead:
+    """The head for frames, of the size that its weights have."""
+    state = weights.frame_head
+    if "head.weight" not in state or state["head.weight"].ndim != 2:
+        raise CheckpointError(f"{path}: its head for frames has no weights; copy the folder again from its source")
+    num_outputs, dim = state["head.weight"].shape
+    head = FrameHead(dim, num_outputs)
+    load_strict(head, state, path)
+    return head
 
 
 def _of_pretraining(info: ModelInfo, state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

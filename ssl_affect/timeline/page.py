@@ -177,6 +177,11 @@ def _explain(page: Page, facts: PageFacts) -> None:
             " the predictions of the window and of those windows of the same person that share at least half of its time."
             " True change within that time is part of it; it is no confidence interval."
         )
+    if of_frames := [one.task for one in facts.outputs if one.per_frame]:
+        page.text(
+            f"The model predicts {', '.join(of_frames)} for every frame; what is shown is the mean over a window's frames,"
+            " after softmax or sigmoid."
+        )
     if any(one.kind in ("au", "multilabel", "au-intensity") for one in facts.outputs):
         page.text("Rows of units: the darker, the more probable (or the stronger, for intensities).")
     page.heading("Not to be used for")

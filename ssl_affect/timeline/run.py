@@ -181,10 +181,8 @@ def _refuse(engine: Engine, model: str | Path | nn.Module) -> None:
             " version (`ssl-affect finetune test RUN` writes RUN/weights anew for an older run), or use `ssl-affect"
             " extract`, whose table holds the outputs as they are"
         )
-    left_out = [one["task"] for one in engine.config.provenance.get("not_released") or []]
-    also = f" Its tasks {', '.join(left_out)} are per frame, and their head is not in the weights." if left_out else ""
     raise ConfigError(
-        f"{what}: has no trained head, so it gives features and no predictions.{also} Finetune it on labelled clips"
+        f"{what}: has no trained head, so it gives features and no predictions. Finetune it on labelled clips"
         " (`ssl-affect finetune fit`, then give RUN/weights), or use `ssl-affect extract` for its features"
     )
 

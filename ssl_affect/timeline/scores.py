@@ -71,7 +71,11 @@ def timelines(table: pa.Table, outputs: Sequence[TaskOutputs], *, min_valid: flo
         outputs: What the logits mean.
         min_valid: Smallest share of frames with a visible face at which a window counts.
     """
-    logits = features_array(table, "logits")
+    of_clips = features_array(table, "logits") if any(not one.per_frame for one in outputs) else None
+    of_frames = None
+    if width := sum(len(one.names) for one in outputs if one.per_frame):
+        of_frames = features_array(table, "frame_logits").reshape(table.num_rows, -1, width)
+    all_scores = _scores(of_clips, of_frames, outputs)
     columns = {
         name: table.column(name).to_numpy() for name in ("person", "window", "start_s", "end_s", "valid", "face_score")
     }
@@ -84,7 +88,7 @@ def timelines(table: pa.Table, outputs: Sequence[TaskOutputs], *, min_valid: flo
         start, end = columns["start_s"][rows], columns["end_s"][rows]
         seen = columns["valid"][rows] >= min_valid
         cell_start, cell_end = cells(start, end)
-        scores = _scores(logits[rows], outputs, seen)
+        scores = {task: np.where(seen[:, None], values[rows], np.nan) for task, values in all_scores.items()}
         found.append(
             Timeline(
                 person=person,
@@ -155,13 +159,18 @@ def spread_of(scores: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> np.
     return spread
 
 
-def _scores(logits: np.ndarray, outputs: Sequence[TaskOutputs], seen: np.ndarray) -> dict[str, np.ndarray]:
-    found, first = {}, 0
+def _scores(
+    of_clips: np.ndarray | None, of_frames: np.ndarray | None, outputs: Sequence[TaskOutputs]
+) -> dict[str, np.ndarray]:
+    """Scores by task, [n, K]; of tasks per frame the mean over the frames of the window."""
+    found, first = {}, {True: 0, False: 0}
     for one in outputs:
-        values = one.scores(logits[:, first : first + len(one.names)])
-        values[~seen] = np.nan
-        found[one.task] = values
-        first += len(one.names)
+        at = slice(first[one.per_frame], first[one.per_frame] + len(one.names))
+        first[one.per_frame] = at.stop
+        if one.per_frame and of_frames is not None:
+            found[one.task] = one.scores(of_frames[..., at]).mean(axis=1)
+        elif of_clips is not None:
+            found[one.task] = one.scores(of_clips[:, at])
     return found
 
 

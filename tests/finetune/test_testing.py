@@ -13,6 +13,7 @@ from finetune_runs import (
     CLASSES,
     CLIP,
     EXPRESSION,
+    PER_FRAME,
     RANDOM,
     SHORT,
     checkpoint,
@@ -25,9 +26,10 @@ from finetune_runs import (
 
 from finetune.cli import main
 from finetune.testing import join_runs, write_test
-from ssl_affect import create_model
+from ssl_affect import create_model, from_pretrained
 from ssl_affect.backbones.card import read_card
 from ssl_affect.backbones.selftest import verify
+from ssl_affect.checkpoint import load_weights
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.transforms import prepare_clips
 from ssl_affect.errors import CheckpointError, ConfigError, PredictionsError, ShardError
@@ -79,17 +81,13 @@ def test_released_weights_predict_what_was_tested(shards, straight):
     config = json.loads((straight / "weights" / "config.json").read_text())
     model = create_model(config["name"], num_classes=config["num_classes"], pretrained=straight / "weights").eval()
     outputs = config["provenance"]["outputs"]
-    va = {"task": "va", "kind": "va", "names": ["valence", "arousal"], "activation": "none", "range": [-1.0, 1.0]}
+    common = {"per_frame": False}
     assert outputs == [
-        {
-            "task": "expression",
-            "kind": "expression",
-            "names": list(CLASSES),
-            "activation": "softmax",
-            "range": [0.0, 1.0],
-        },
-        va,
-    ]
+        {"task": "expression", "kind": "expression", "names": list(CLASSES), "activation": "softmax",
+         "range": [0.0, 1.0], **common},
+        {"task": "va", "kind": "va", "names": ["valence", "arousal"], "activation": "none", "range": [-1.0, 1.0],
+         **common},
+    ]  # fmt: skip
     views = {}
     with torch.no_grad():
         for batch in make_data(shards).batches("test"):
@@ -109,13 +107,34 @@ def test_what_is_released_says_what_it_is_and_an_export_says_the_same(straight, 
     for facts in (config["provenance"], exported.provenance):
         assert facts["clip"] == {"num_frames": CLIP.num_frames, "stride": CLIP.stride, "size": CLIP.size}
         assert facts["sound"] is None
-        assert facts["not_released"] == []
     assert exported.provenance["outputs"] == config["provenance"]["outputs"]
     assert exported.recipe == config["recipe"] == ShardSet(checkpoint_data(straight)).recipe.to_dict()
     assert config["provenance"]["training_data"] == {"clips": 8, "synthetic_clips": 0, "protocol": None}
     assert all(check.passed for check in verify(straight / "weights"))
     card = read_card((straight / "weights" / "README.md").read_text())
-    assert "| va | va | valence, arousal |" in card.sections["Outputs"]
+    assert "| va | va | clip | valence, arousal |" in card.sections["Outputs"]
+
+
+def test_heads_for_frames_are_released_too(tmp_path, shards):
+    run = tmp_path / "run"
+    assert finetune(run, recipe(shards, **SHORT, model__init_args__tasks=[EXPRESSION, PER_FRAME[2]])) == 0
+    config = json.loads((run / "weights" / "config.json").read_text())
+    assert [(one["task"], one["per_frame"]) for one in config["provenance"]["outputs"]] == [
+        ("expression", False),
+        ("va", True),
+    ]
+    trained = checkpoint(run, "best.ckpt")["state_dict"]
+    model = from_pretrained(run / "weights")
+    for name, tensor in model.frame_head.state_dict().items():
+        assert torch.equal(tensor, trained[f"frame_head.{name}"])
+    assert {check.name: check.passed for check in verify(run / "weights")} == {
+        "features": True,
+        "logits": True,
+        "frame_logits": True,
+    }
+    exported = export(run, tmp_path / "exported")
+    assert exported.provenance["outputs"] == config["provenance"]["outputs"]
+    assert "frame_head.head.bias" in load_weights(tmp_path / "exported").state_dict
 
 
 def test_adapters_are_released_as_plain_weights(tmp_path, shards):

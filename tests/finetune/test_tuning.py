@@ -8,10 +8,11 @@ import torch
 from finetune_runs import AFFECT, CLIP, EXPRESSION, PER_FRAME, make_module
 
 from finetune.lora import add_lora, merge_lora
-from finetune.tuning import FrameHead, TuningSpec, apply_tuning
+from finetune.tuning import TuningSpec, apply_tuning
 from ssl_affect import create_model
 from ssl_affect.data.sampling import frame_windows
 from ssl_affect.errors import ConfigError
+from ssl_affect.models.frame_head import FrameHead
 from ssl_affect.optim import build_optimizer
 from ssl_affect.types import AudioSpec, ClipSpec
 

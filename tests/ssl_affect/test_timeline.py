@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from media import numbered, write_video
-from timeline_fixture import CROPPED, EVIL, EVIL_OUTPUTS, HEARS, OUTPUTS, release
+from timeline_fixture import CROPPED, EVIL, EVIL_OUTPUTS, HEARS, OUTPUTS, PER_FRAME, release
 
 import ssl_affect
 from ssl_affect.data.rawvideo import iter_pictures, probe, read_audio
@@ -18,6 +18,7 @@ from ssl_affect.data.transforms import prepare_clips
 from ssl_affect.errors import ConfigError, DecodeError
 from ssl_affect.extract.table import Parts
 from ssl_affect.faces import face_clips
+from ssl_affect.models.frame_head import frame_outputs
 from ssl_affect.timeline import ReportSettings, make_report
 from ssl_affect.timeline.cli import main
 from ssl_affect.timeline.media import read_media
@@ -133,6 +134,26 @@ def test_models_that_hear_get_a_column_that_says_so(video, tmp_path):
     assert {row["sound"] for row in rows_of(tmp_path / "s")} == {"0"}
 
 
+def test_tasks_per_frame_are_averaged_over_the_window(video, tmp_path):
+    weights = release(tmp_path / "w", outputs=PER_FRAME)
+    make_report(video, model=weights, out=tmp_path / "r", crop="model", hop_s=0.4)
+    rows = rows_of(tmp_path / "r")
+    (clip,) = face_clips(video, CROPPED, detector=None, boxes=None, on_reject=lambda _: None)
+    chosen = np.stack([clip.frames[10 * k : 10 * k + 8 : 2] for k in range(5)])
+    model, pixels = ssl_affect.from_pretrained(weights), prepare_clips(torch.from_numpy(chosen), None, 32)
+    with torch.no_grad():
+        frames = frame_outputs(model, model.frame_head, pixels, num_frames=4)
+        clips = model(pixels)
+    assert frames.shape == (5, 4, 4)
+    happy = [float(row["expression.happy.prob"]) for row in rows]
+    np.testing.assert_allclose(happy, frames[..., :2].softmax(-1)[..., 1].mean(1), atol=2e-5)
+    np.testing.assert_allclose([float(r["va.arousal.value"]) for r in rows], frames[..., 3].mean(1), atol=2e-5)
+    np.testing.assert_allclose([float(r["intensity.au01.value"]) for r in rows], clips[:, 0], atol=2e-5)
+    assert "predicts expression, va for every frame" in (tmp_path / "r" / "report.html").read_text()
+    only = release(tmp_path / "only", outputs=(PER_FRAME[0],))
+    assert make_report(video, model=only, out=tmp_path / "o", crop="model").windows == 12
+
+
 class _StoppedError(Exception):
     pass
 
@@ -213,9 +234,6 @@ def test_mistakes_are_named_and_leave_nothing_behind(weights, video, tmp_path):
         report(model=pretrained)
     nameless = release(tmp_path / "nameless", outputs=())
     assert json.loads((nameless / "config.json").read_text())["num_classes"] == 0
-    told = [{"task": "au", "kind": "au", "why": "per frame"}]
-    with pytest.raises(ConfigError, match="Its tasks au are per frame"):
-        report(model=release(tmp_path / "frames", outputs=(), not_released=told))
     config = json.loads((weights / "config.json").read_text())
     del config["provenance"]["outputs"]
     old = tmp_path / "old"

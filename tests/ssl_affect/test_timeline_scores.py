@@ -172,10 +172,10 @@ def test_names_stand_in_the_table_as_text():
 def test_what_weights_say_about_their_outputs_has_to_fit():
     said = {"outputs": [one.to_dict() for one in OUTPUTS]}
     assert read_outputs(said, 7, Path("w")) == OUTPUTS
-    assert read_outputs({}, 7, "w") == read_outputs(said, 0, "w") == ()
+    assert read_outputs({}, 7, "w") == read_outputs({}, 0, "w") == ()
     (classes,) = read_outputs({"classes": ["a", "b"]}, 2, "w")
     assert (classes.kind, classes.names, classes.activation) == ("expression", ("a", "b"), "softmax")
-    with pytest.raises(CheckpointError, match="names 7 outputs, the head has 8"):
+    with pytest.raises(CheckpointError, match="names 7 outputs for clips, the head has 8"):
         read_outputs(said, 8, "w")
     for bad in ({"task": "x"}, {**OUTPUTS[0].to_dict(), "kind": "mood"}, {**OUTPUTS[0].to_dict(), "range": "x"}, 3):
         with pytest.raises(CheckpointError, match="finetune test RUN"):
