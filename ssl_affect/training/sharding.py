@@ -124,7 +124,7 @@ def whole_weights(module: Any) -> Iterator[None]:
         with _unsharded(module):
             yield
     elif any(hasattr(parameter, "ds_id") for parameter in module.parameters()):  # ZeRO stage 3
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters(list(module.parameters())):
             yield
@@ -186,7 +186,7 @@ def load_whole(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
             tensor.copy_(_part_of(state_dict[name], like=tensor))
 
 
-def _part_of(value: Any, *, like: Tensor) -> Any:
+def _part_of(value: Any, *, like: Any) -> Any:
     """The part of a whole tensor that this process has of ``like``; scalars, such as a count of steps, stay as they are."""
     if not isinstance(value, Tensor) or not hasattr(like, "device_mesh") or value.shape != like.shape:
         return value

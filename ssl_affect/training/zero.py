@@ -89,7 +89,7 @@ def whole_weights_of(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
         keep: Keep them; otherwise this process only takes part in gathering, and the result is empty.
     """
     from deepspeed.utils import safe_get_full_fp32_param
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     found = {}
@@ -111,7 +111,7 @@ def load_weights_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None
         CheckpointError: names are missing or left over.
     """
     from deepspeed.utils import safe_set_full_fp32_param
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     own = module.state_dict(keep_vars=True)
     if own.keys() != state_dict.keys():
@@ -165,7 +165,8 @@ def _groups(module: nn.Module, optimizer: Any) -> tuple[list[dict[str, Any]], di
     prefixes = [prefix for prefix in ("", "model.") if _has_all(module, prefix, optimizer)]
     if not prefixes:
         raise CheckpointError("the optimizer's groups do not name the parameters of this module")
-    groups, numbered = [], {}
+    groups: list[dict[str, Any]] = []
+    numbered: dict[int, str] = {}
     for group in optimizer.param_groups:
         numbers = range(len(numbered), len(numbered) + len(group["names"]))
         numbered |= {number: prefixes[0] + name for number, name in zip(numbers, group["names"], strict=True)}

@@ -1,0 +1,96 @@
+"""DeepSpeed as far as it runs without a GPU: its configs, and its engine with the checkpoints of the suite."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from pretrain_runs import arguments, checkpoint, column, steps, train
+
+from ssl_affect.errors import ConfigError
+from ssl_affect.export import export
+from ssl_affect.training.zero import ZeroStrategy
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs pip install 'ssl-affect[deepspeed]'")
+STAGES = pytest.mark.parametrize("stage", [1, 2, 3])
+
+
+@pytest.mark.slow
+@STAGES
+def test_deepspeed_takes_the_config_of_an_overlay(stage):
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    code = (
+        "import json, sys\n"
+        "from datetime import timedelta\n"
+        "from deepspeed.runtime.config import DeepSpeedConfig\n"
+        "from ssl_affect.training.zero import ZeroStrategy\n"
+        f"strategy = ZeroStrategy({stage}, timeout=timedelta(hours=2))\n"
+        "config = {**strategy.config, 'train_micro_batch_size_per_gpu': 2, 'bf16': {'enabled': True}}\n"
+        "print(DeepSpeedConfig(config).zero_config.stage)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) == stage
+
+
+@pytest.mark.slow
+@STAGES
+def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_path, stage):
+    port = str(29700 + os.getpid() % 200 + stage)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DS_ACCELERATOR": "cpu"}
+    environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, str(ROOT / "tests/deepspeed_worker.py"), str(stage), str(tmp_path / "out.json")]
+    processes = [
+        subprocess.Popen(command, env={**environment, "RANK": rank, "LOCAL_RANK": rank}, start_new_session=True)
+        for rank in "01"
+    ]
+    try:
+        assert [process.wait(timeout=280) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    found = json.loads((tmp_path / "out.json").read_text())
+    print(f"ZeRO {stage}: {found}")
+    assert found["losses"] == pytest.approx(found["alone"], rel=1e-4)
+    assert found["resumed_losses"] == pytest.approx(found["losses"][2:], rel=1e-6)
+    assert found["resumed"] < 1e-6
+    assert found["moments"] < 1e-5
+    assert found["gathered"] == 0
+    assert found["steps"] == [2.0]
+    assert found["groups"]
+
+
+@pytest.mark.slow
+def test_deepspeed_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    strategy = ZeroStrategy(2, timeout=timedelta(hours=2))
+    strategy.parallel_devices = [torch.device("cpu")]
+    monkeypatch.setattr(ZeroStrategy, "root_device", torch.device("cpu"))
+    with pytest.raises(ConfigError, match="say ddp or fsdp2"):
+        strategy.setup_environment()
+
+
+@pytest.mark.gpu
+@STAGES
+def test_a_run_under_deepspeed_goes_on_without_it(tmp_path, shards, held_out, stage):
+    extra = [*steps(8, every=4), "--data.val_shards", str(held_out), "--trainer.gradient_clip_val=0.5"]
+    engine = ["--trainer.accelerator=gpu", "--trainer.devices=1", f"--trainer.strategy=deepspeed_stage_{stage}"]
+    gpu = ["--trainer.accelerator=gpu", "--trainer.devices=1"]
+    single, run = tmp_path / "single", tmp_path / "run"
+    train(single, shards, *extra, *gpu)
+    command = [sys.executable, "-m", "ssl_affect.cli", "pretrain", *arguments(run, shards, *extra, *engine)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    subprocess.run([*command, "--trainer.max_steps=4"], env=environment, check=True, timeout=280)
+    assert export(run, tmp_path / "exported").provenance["step"] == 4
+    train(run, shards, *extra, *gpu)
+    assert column(run, "train/loss") == pytest.approx(column(single, "train/loss"), rel=1e-3)
+    assert checkpoint(run, 8)["ClipDataModule"]["position"] == 32
