@@ -88,8 +88,8 @@ def whole_weights_of(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
         module: What ``deepspeed.initialize`` was given.
         keep: Keep them; otherwise this process only takes part in gathering, and the result is empty.
     """
-    from deepspeed.utils import safe_get_full_fp32_param
     from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
 
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     found = {}
@@ -110,8 +110,8 @@ def load_weights_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None
     Raises:
         CheckpointError: names are missing or left over.
     """
-    from deepspeed.utils import safe_set_full_fp32_param
     from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_set_full_fp32_param
 
     own = module.state_dict(keep_vars=True)
     if own.keys() != state_dict.keys():
