@@ -103,7 +103,7 @@ class ClipDataModule(ClipData):
     def fixed_clips(self, count: int) -> ClipBatch:
         """The same ``count`` clips whenever asked: spread evenly over the held-out shards, or else the training shards."""
         if self._fixed is None or self._fixed.num_given != min(count, len(self.val_shards or self.shards)):
-            shards = self.val_shards or self.shards
+            shards = (self.val_shards or self.shards).in_pieces()
             dataset = ClipDataset(shards, self.clip, plan=None, decoder=self.decoder, sound=self.sound)
             size = len(dataset.shards)
             chosen = np.linspace(0, size - 1, min(count, size)).round().astype(int)

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "read every byte again and decode every clip",
         "examples:\n  ssl-affect shards verify shards/vox2\n\nExit code 0: all is as it was built; 1: problems were found.",
     )
-    verify.add_argument("folder", type=Path, metavar="DIR", help="shard set")
+    verify.add_argument("folder", metavar="DIR", help="shard set: a folder, https://host/path or s3://bucket/prefix")
     add_workers(verify)
     stats = _command(
         commands,
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "durations, sizes, face sizes, rates, loudness, subjects",
         "examples:\n  ssl-affect shards stats shards/vox2\n  ssl-affect shards stats shards/vox2 --json vox2.json",
     )
-    stats.add_argument("folder", type=Path, metavar="DIR", help="shard set")
+    stats.add_argument("folder", metavar="DIR", help="shard set: a folder, https://host/path or s3://bucket/prefix")
     stats.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     view = _command(
         commands,
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "examples:\n  ssl-affect shards view shards/vox2 --out vox2.html\n"
         "  ssl-affect shards view shards/vox2/train-000003.tar --out shard3.html --samples 100",
     )
-    view.add_argument("target", type=Path, metavar="DIR|SHARD", help="shard set, or one of its .tar files")
+    view.add_argument("target", metavar="DIR|SHARD", help="shard set, or one of its .tar files; also on a server")
     view.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML file to write")
     view.add_argument("--samples", type=int, default=24, metavar="N", help="samples to show (default %(default)s)")
     commands.add_parser("synth", help="make synthetic talking faces to try things on", add_help=False)

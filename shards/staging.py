@@ -169,7 +169,27 @@ def read_quarantine(path: Path) -> list[QuarantineRecord]:
         ShardError: it is missing or damaged.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
-        return [QuarantineRecord(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise ShardError(f"{path}: cannot be read as a quarantine list: {error}; run the build again") from error
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return parse_quarantine(data, path)
+
+
+def parse_quarantine(data: bytes, path: object) -> list[QuarantineRecord]:
+    """Reads the content of ``quarantine.jsonl``.
+
+    Args:
+        data: Content of the file.
+        path: Its name for messages.
+
+    Raises:
+        ShardError: it is damaged.
+    """
+    try:
+        return [QuarantineRecord(**json.loads(line)) for line in data.decode().split("\n")[:-1]]
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: object, error: Exception) -> ShardError:
+    return ShardError(f"{path}: cannot be read as a quarantine list: {error}; run the build again")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shards.progress import Progress
-from shards.staging import count_stages, read_quarantine
+from shards.staging import count_stages, parse_quarantine
 from ssl_affect.data.schema import QUARANTINE_NAME, SampleFacts
 from ssl_affect.data.shardset import ShardSet
 
@@ -99,11 +99,11 @@ class Stats:
 _COLUMNS = ("mean", "min", "p25", "median", "p75", "max")
 
 
-def collect(folder: Path) -> Stats:
+def collect(folder: str | Path) -> Stats:
     """Reads the facts of every sample of a shard set.
 
     Args:
-        folder: Folder with ``manifest.json``.
+        folder: Folder with ``manifest.json``, or its address on a server.
 
     Raises:
         ShardError: the set is damaged or unfinished.
@@ -111,8 +111,8 @@ def collect(folder: Path) -> Stats:
     shards = ShardSet(folder)
     gathered = _Gathered(Counter(), {}, {name: [] for name in _MEASURES})
     with Progress(len(shards), "sample") as progress:
-        for number in range(len(shards)):
-            gathered.add(shards.facts(number))
+        for facts in shards.facts_of(range(len(shards))):
+            gathered.add(facts)
             progress.add()
     manifest = shards.manifest
     levels = gathered.columns
@@ -135,7 +135,7 @@ def collect(folder: Path) -> Stats:
         quantities=[Quantity(name, np.array(values, dtype=np.float64)) for name, values in levels.items()],
         subjects=gathered.subjects,
         labels=gathered.labels,
-        quarantine=count_stages(read_quarantine(folder / QUARANTINE_NAME)),
+        quarantine=count_stages(parse_quarantine(shards.quarantine_list(), shards.folder / QUARANTINE_NAME)),
     )
 
 

@@ -5,7 +5,9 @@ it. All three must agree, every member must have the hash its facts state, and e
 after a finding, so that one run gives the whole list.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from shards.checks import Found, Places, Problem, check_samples, check_shard
 from shards.pool import Outcome, WorkerPool
 from shards.progress import Progress
 from shards.staging import read_quarantine
+from ssl_affect.data.cache import ShardCache
 from ssl_affect.data.schema import MANIFEST_NAME, QUARANTINE_NAME, Manifest, ShardEntry
+from ssl_affect.data.storage import Location, StorageError, as_location
+from ssl_affect.data.storage_shards import RemoteShards
 from ssl_affect.errors import ShardError
 
 _SAMPLES_PER_JOB = 16
@@ -50,39 +55,41 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class _ShardJob:
-    folder: Path
+    folder: Path | Location
     entry: ShardEntry
 
 
 @dataclass(frozen=True, slots=True)
 class _SampleJob:
-    path: Path
+    folder: Path | Location
+    entry: ShardEntry
     recipe_hash: str
     samples: list[tuple[str, Places]]
 
 
-def verify(folder: Path, *, workers: int = 1) -> VerifyReport:
-    """Checks a shard set completely.
+def verify(folder: str | Path, *, workers: int = 1) -> VerifyReport:
+    """Checks a shard set completely. Shards on a server are received into the cache for it.
 
     Args:
-        folder: Folder with ``manifest.json``.
+        folder: Folder with ``manifest.json``, or its address on a server.
         workers: Worker processes.
 
     Raises:
-        ShardError: there is no manifest, so the folder is no finished shard set.
+        ShardError: there is no manifest, so the folder is no finished shard set; or the server does not give it.
     """
+    where = as_location(folder)
     try:
-        manifest = Manifest.read(folder)
+        manifest = _remote(where).manifest() if isinstance(where, Location) else Manifest.read(where)
     except ShardError as error:
-        if not (folder / MANIFEST_NAME).is_file():
+        if isinstance(error, StorageError) or (isinstance(where, Path) and not (where / MANIFEST_NAME).is_file()):
             raise
         # Without a trusted manifest there is nothing to check the shards against.
         return VerifyReport(problems=[Problem(MANIFEST_NAME, str(error))])
-    report = VerifyReport(problems=_check_folder(folder, manifest))
+    report = VerifyReport(problems=_check_folder(where, manifest))
     with WorkerPool(workers, start_worker, (), time_limit_s=_JOB_LIMIT_S) as pool:
-        listings = _read_shards(pool, folder, manifest, report)
+        listings = _read_shards(pool, where, manifest, report)
         _check_unique(listings, report)
-        _decode_samples(pool, workers, list(_sample_jobs(folder, manifest, listings)), manifest, report)
+        _decode_samples(pool, workers, list(_sample_jobs(where, manifest, listings)), manifest, report)
     return report
 
 
@@ -95,9 +102,40 @@ def start_worker() -> Callable[[_ShardJob | _SampleJob], Found]:
 
 
 def _check(job: _ShardJob | _SampleJob) -> Found:
-    if isinstance(job, _ShardJob):
-        return check_shard(job.folder, job.entry)
-    return check_samples(job.path, job.samples, job.recipe_hash)
+    try:
+        with _local_folder(job.folder, job.entry, index=isinstance(job, _ShardJob)) as folder:
+            if isinstance(job, _ShardJob):
+                return check_shard(folder, job.entry)
+            return check_samples(folder / job.entry.name, job.samples, job.recipe_hash)
+    except StorageError as error:
+        return Found([Problem(job.entry.name, str(error))])
+
+
+def _remote(where: Location) -> RemoteShards:
+    return RemoteShards(where, ShardCache.from_environment())
+
+
+@contextmanager
+def _local_folder(where: Path | Location, entry: ShardEntry, *, index: bool) -> Iterator[Path]:
+    """A folder with one shard: its own, or links to what came from a server, under the names of the manifest."""
+    if isinstance(where, Path):
+        yield where
+        return
+    remote = _remote(where)
+    shard = remote.fetch(entry)
+    if shard is None:
+        raise StorageError(
+            f"{where / entry.name}: a shard is checked as a file, which needs room for its {entry.num_bytes:,} bytes in the"
+            " cache; set SSL_AFFECT_SHARD_CACHE_GB to more"
+        )
+    with tempfile.TemporaryDirectory(prefix="ssl-affect-") as name:
+        folder = Path(name)
+        (folder / entry.name).symlink_to(shard.path)
+        if index:
+            index_name = Path(entry.name).with_suffix(".idx").name
+            (folder / index_name).write_bytes(remote.storage.read(index_name))
+        yield folder
+    shard.close()
 
 
 def _answer(outcome: Outcome, where: str) -> Found:
@@ -108,29 +146,38 @@ def _answer(outcome: Outcome, where: str) -> Found:
 # The set as a whole
 
 
-def _check_folder(folder: Path, manifest: Manifest) -> list[Problem]:
+def _check_folder(folder: Path | Location, manifest: Manifest) -> list[Problem]:
     """Files that are missing or too many, and the quarantine list."""
-    problems = []
+    problems: list[Problem] = []
     listed = {entry.name for entry in manifest.shards}
+    if isinstance(folder, Location):
+        return _check_quarantine(lambda: _remote_records(folder, manifest), manifest)
     for path in sorted(folder.glob("*.tar")):
         if path.name not in listed:
             problems.append(Problem(path.name, f"not in {MANIFEST_NAME}; remove it or build again"))
     for path in sorted(folder.glob("*.idx")):
         if path.with_suffix(".tar").name not in listed:
             problems.append(Problem(path.name, f"belongs to no shard of {MANIFEST_NAME}"))
+    return problems + _check_quarantine(lambda: len(read_quarantine(folder / QUARANTINE_NAME)), manifest)
+
+
+def _remote_records(where: Location, manifest: Manifest) -> int:
+    """Lines of the quarantine list on a server, which may leave it out if nothing was quarantined."""
+    return len(_remote(where).storage.read(QUARANTINE_NAME).splitlines()) if manifest.num_quarantined else 0
+
+
+def _check_quarantine(count: Callable[[], int], manifest: Manifest) -> list[Problem]:
     try:
-        records = len(read_quarantine(folder / QUARANTINE_NAME))
-        if records != manifest.num_quarantined:
-            problems.append(
-                Problem(QUARANTINE_NAME, f"{records} lines where the manifest says {manifest.num_quarantined}")
-            )
+        records = count()
     except ShardError as error:
-        problems.append(Problem(QUARANTINE_NAME, str(error)))
-    return problems
+        return [Problem(QUARANTINE_NAME, str(error))]
+    if records == manifest.num_quarantined:
+        return []
+    return [Problem(QUARANTINE_NAME, f"{records} lines where the manifest says {manifest.num_quarantined}")]
 
 
 def _read_shards(
-    pool: WorkerPool, folder: Path, manifest: Manifest, report: VerifyReport
+    pool: WorkerPool, folder: Path | Location, manifest: Manifest, report: VerifyReport
 ) -> dict[str, list[tuple[str, Places]]]:
     """Checks shards and indexes as files and returns what lies in each shard by its own tar headers."""
     listings = {}
@@ -157,11 +204,12 @@ def _check_unique(listings: dict[str, list[tuple[str, Places]]], report: VerifyR
 
 
 def _sample_jobs(
-    folder: Path, manifest: Manifest, listings: dict[str, list[tuple[str, Places]]]
+    folder: Path | Location, manifest: Manifest, listings: dict[str, list[tuple[str, Places]]]
 ) -> Iterator[_SampleJob]:
+    entries = {entry.name: entry for entry in manifest.shards}
     for name, samples in listings.items():
         for start in range(0, len(samples), _SAMPLES_PER_JOB):
-            yield _SampleJob(folder / name, manifest.recipe.hash, samples[start : start + _SAMPLES_PER_JOB])
+            yield _SampleJob(folder, entries[name], manifest.recipe.hash, samples[start : start + _SAMPLES_PER_JOB])
 
 
 def _decode_samples(
@@ -172,7 +220,7 @@ def _decode_samples(
     seconds: dict[str, float] = {}
     with Progress(sum(len(job.samples) for job in jobs), "sample") as progress:
         for outcome in pool.run(jobs, window=4 * workers):
-            name = outcome.job.path.name
+            name = outcome.job.entry.name
             found = _answer(outcome, f"{name}, samples {outcome.job.samples[0][0]} and following")
             report.problems += found.problems
             report.num_samples += len(found.frames)

@@ -11,12 +11,13 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from shards.staging import QuarantineRecord, count_stages, read_quarantine
+from shards.staging import QuarantineRecord, count_stages, parse_quarantine
 from ssl_affect.data.audio import decode_flac
 from ssl_affect.data.decode import decode_video
 from ssl_affect.data.schema import QUARANTINE_NAME, SampleFacts
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.spectrogram import LogMel, draw_spectrogram
+from ssl_affect.data.storage import Location, as_location
 from ssl_affect.errors import ConfigError
 from ssl_affect.html import Page
 from ssl_affect.types import AudioSpec
@@ -31,11 +32,11 @@ _WAVE = (70, 120, 180)
 _RECORDS = 200  # quarantine records that are listed one by one
 
 
-def write_sheet(target: Path, out: Path, *, samples: int = 24) -> int:
+def write_sheet(target: str | Path, out: Path, *, samples: int = 24) -> int:
     """Writes a contact sheet.
 
     Args:
-        target: A shard set, or one of its shards.
+        target: A shard set, or one of its shards; also the address of either on a server.
         out: HTML file to write.
         samples: How many samples to show, spread evenly over the set or shard.
 
@@ -49,18 +50,20 @@ def write_sheet(target: Path, out: Path, *, samples: int = 24) -> int:
     if samples < 1:
         raise ConfigError(f"view: --samples {samples}; at least one sample is needed")
     folder, name = _locate(target)
-    shards = ShardSet(folder)
+    shards = ShardSet(folder).in_pieces()
     numbers = [i for i in range(len(shards)) if name is None or shards.shard_of(i) == name]
     if name is not None and not numbers:
         names = [entry.name for entry in shards.manifest.shards]
         raise ConfigError(f"view: {name} is not among the shards of {folder}: {', '.join(names[:5])}")
     count = min(samples, len(numbers))
     chosen = [numbers[i] for i in np.linspace(0, len(numbers) - 1, count).round().astype(int)]
-    page = Page(f"Shards: {folder.resolve().name}" + (f", {name}" if name else ""))
+    page = Page(
+        f"Shards: {folder.resolve().name if isinstance(folder, Path) else folder}" + (f", {name}" if name else "")
+    )
     _head(page, shards, shown=count, available=len(numbers))
     for number in chosen:
         _sample(page, shards, number)
-    _quarantine(page, read_quarantine(folder / QUARANTINE_NAME))
+    _quarantine(page, parse_quarantine(shards.quarantine_list(), shards.folder / QUARANTINE_NAME))
     page.write(out)
     return count
 
@@ -129,8 +132,13 @@ def draw_sound(samples: np.ndarray, sample_rate: int, width: int) -> bytes:
     return simplejpeg.encode_jpeg(np.asarray(picture), quality=85, colorsubsampling="420")
 
 
-def _locate(target: Path) -> tuple[Path, str | None]:
+def _locate(given: str | Path) -> tuple[Path | Location, str | None]:
     """Folder of the shard set, and the shard's name when one shard was given."""
+    target = as_location(given)
+    if isinstance(target, Location):
+        if not target.name.endswith(".tar"):
+            return target, None
+        return Location(target.url.removesuffix(f"/{target.name}")), target.name
     if target.is_dir():
         return target, None
     if target.suffix == ".tar" and target.is_file():

@@ -14,6 +14,7 @@ class FileServer:
 
     Attributes:
         latency_s: Pause before every answer.
+        slow_s: Pause after every 64 KiB of a body.
         ranges: Answer range requests; otherwise whole files only.
         faults: Name of a file -> faults, one per request, used up from the left: a status, a (status, headers), or
             ("cut", n) to end the connection after n bytes of the body.
@@ -25,7 +26,7 @@ class FileServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.latency_s = 0.0
+        self.latency_s = self.slow_s = 0.0
         self.ranges = True
         self.faults: dict[str, list] = {}
         self.change: Callable[[str, bytes], bytes] = lambda name, data: data
@@ -42,7 +43,7 @@ class FileServer:
         class Handler(_Handler):
             server_of_files = owner
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/data/set"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -57,6 +58,13 @@ class FileServer:
     def count(self, name: str, method: str = "GET") -> int:
         """Requests for a file."""
         return sum(1 for how, what, _ in self.requests if (how, what) == (method, name))
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        """Clients of these tests go away in the middle; that is not worth a line."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -100,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._empty(fault)
         if isinstance(fault, tuple) and isinstance(fault[0], int):
             return self._empty(fault[0], fault[1])
-        if not self.path.startswith("/data/set/") or not path.is_file():
+        if self.path != f"/data/set/{name}" or not path.is_file():
             return self._empty(404)
         data = files.change(name, path.read_bytes())
         size, start, stop = len(data), 0, len(data)
@@ -125,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(part)
             with files.lock:
                 files.sent[name] += len(part)
+            time.sleep(files.slow_s)
         return None
 
     def _empty(self, status: int, headers: dict[str, str] | None = None) -> None:

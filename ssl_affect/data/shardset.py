@@ -227,7 +227,7 @@ class ShardSet:
         if self.remote is None:
             return self
         other = copy.copy(self)
-        other.remote = self.remote.without_cache()
+        other.remote = self.remote.in_pieces()
         other._keep_open()
         return other
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 SCHEMES = ("http", "https", "s3")
 RETRIES_VARIABLE = "SSL_AFFECT_RETRIES"
 LONGEST_REQUEST_FOR_PATIENCE_S = 300.0  # a server that asks for a longer pause is not going to serve this run
-_BLOCK = 1 << 20  # bytes of one read from a connection
+_BLOCK = 1 << 18  # bytes of one read from a connection
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])")  # a Path made from a URL has lost one slash
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _chance = random.SystemRandom()  # its own, so that pauses take no random numbers from a training run
@@ -102,7 +102,7 @@ def as_location(folder: "str | Path | Location") -> "Path | Location":
             " because it is written into logs and run folders; logins belong into ~/.netrc (HTTP) or the AWS variables"
             " and files (S3)"
         )
-    if not parts.hostname or ".." in parts.path.split("/"):
+    if not parts.hostname or url.startswith(f"{scheme}:///") or ".." in parts.path.split("/"):
         raise ConfigError(f"{url}: give {scheme}://{'bucket/prefix' if scheme == 's3' else 'host/path'}, without '..'")
     path = parts.path if scheme == "s3" else quote(parts.path, safe="/%~:@!$&'()*+,;=")
     return Location(f"{scheme}://{parts.netloc}{path}".rstrip("/"))

@@ -37,7 +37,8 @@ class HttpBody:
     def read(self, amount: int) -> bytes:
         """See :class:`~ssl_affect.data.storage.Body`."""
         try:
-            return self._response.read(amount)
+            # What has arrived, and not all of `amount`: that would be lost if the connection broke meanwhile.
+            return self._response.read1(amount)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TransientError(f"the connection broke ({_reason(error)})") from error
 

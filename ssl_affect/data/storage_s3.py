@@ -87,7 +87,7 @@ class S3Backend:
         except exceptions.ClientError as error:
             self._explain(name, error.response)
             raise
-        except (exceptions.HTTPClientError, exceptions.IncompleteReadError, OSError) as error:
+        except (exceptions.ConnectionError, exceptions.HTTPClientError, OSError) as error:
             if isinstance(error, exceptions.SSLError):
                 raise StorageError(
                     f"{self.location / name}: no safe connection ({error}); check the server's certificate, or name your"

@@ -71,6 +71,7 @@ class RemoteShards:
     def __init__(self, location: Location, cache: ShardCache | None) -> None:
         self.storage = Storage(location)
         self.cache = cache
+        self._whole = True
         self._warned = False
         self._expected: dict[tuple[str, int, int], Future[bytes]] = {}
         self._threads: ThreadPoolExecutor | None = None
@@ -112,10 +113,13 @@ class RemoteShards:
         Raises:
             StorageError: it cannot be had.
         """
-        shard = self.fetch(entry)
+        if self.cache is not None and not self._whole:
+            shard = self.cache.find(entry.sha256, entry.num_bytes)
+        else:
+            shard = self.fetch(entry)
         if shard is not None:
             return CachedReader(self, entry, shard)
-        if self.cache is not None and not self._warned:
+        if self.cache is not None and self._whole and not self._warned:
             self._warned = True
             logger.warning(
                 "%s: no room for %s of %.2f GB, all other shards in %s are in use; it is read in pieces instead. Set %s to"
@@ -151,10 +155,10 @@ class RemoteShards:
         Raises:
             StorageError: they cannot be had.
         """
-        for (name, first, last), answer in self._expected.items():
-            if name == entry.name and first <= start and stop <= last:
-                return answer.result()[start - first : stop - first]
         try:
+            for (name, first, last), answer in self._expected.items():
+                if name == entry.name and first <= start and stop <= last:
+                    return answer.result()[start - first : stop - first]
             return self.storage.read_range(entry.name, start, stop)
         except NoRangesError as error:
             shard = self.fetch(entry)
@@ -178,13 +182,13 @@ class RemoteShards:
         """
 
         def receive(entry: ShardEntry, start: int, stop: int) -> bytes:
-            data = self._plain_range(entry, start, stop)
+            data = self.storage.read_range(entry.name, start, stop)
             if check is None:
                 return data
             try:
                 check(entry, start, data)
             except ValueError:
-                data = self._plain_range(entry, start, stop)
+                data = self.storage.read_range(entry.name, start, stop)
                 try:
                     check(entry, start, data)
                 except ValueError as error:
@@ -201,14 +205,11 @@ class RemoteShards:
         distinct = list(dict.fromkeys(numbers))
         return dict(zip(distinct, self._pool().map(open_shard, distinct), strict=True))
 
-    def without_cache(self) -> "RemoteShards":
-        """The same files, read in pieces: for a few samples, or for a little of each."""
+    def in_pieces(self) -> "RemoteShards":
+        """The same files, for a few samples or for a little of each: shards that are not in the cache stay away."""
         other = copy.copy(self)
-        other.cache, other._expected = None, {}
+        other._whole, other._expected = False, {}
         return other
-
-    def _plain_range(self, entry: ShardEntry, start: int, stop: int) -> bytes:
-        return self.storage.read_range(entry.name, start, stop)
 
     def _index(self, entry: ShardEntry, whole: bool) -> ShardIndex:
         where = self.location / entry.name

