@@ -10,7 +10,7 @@ OUT    ?= demo$(if $(filter-out mae_dfer,$(METHOD)),_$(METHOD))$(if $(VIDEOS),_v
 # Tests run in this many processes of one thread each.
 JOBS   ?= 2
 
-.PHONY: help venv demo lint test test-slow test-faults test-slurm test-gpu bench clean
+.PHONY: help venv demo docs lint test test-slow test-faults test-slurm test-remote test-gpu bench clean
 help:
 	@echo "make demo [METHOD=mae_dfer|svfap|hicmae] [VIDEOS=dir]"
 	@echo "                        the whole road: videos -> shards -> pretraining -> report.html -> probes and finetuning"
@@ -50,8 +50,20 @@ test-slurm: venv
 test-faults: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m faults tests/faults --timeout=480
 
+# The tests with a real S3 server; what they install takes longer than they do.
+test-remote: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[s3test]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/ssl_affect/test_storage_s3.py tests/ssl_affect/test_storage.py \
+		tests/ssl_affect/test_storage_cache.py tests/ssl_affect/test_storage_commands.py
+
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu --timeout=1800
+
+# Into site/; reading it needs no network. Served by `python -m http.server -d site` it can be searched too.
+docs: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 bench: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
