@@ -2,7 +2,7 @@
 
 One file per start of a run and rank, ``ledger/0001-00000.bin``, that is only ever appended to, so that a start can do no
 harm to what an earlier one wrote, and a process that was killed leaves at most one incomplete record at the end. Positions
-and sample numbers are those that the batches carried, not those that the plan would have given. A step takes 44 bytes
+and sample numbers are those that the batches carried, not those that the plan would have given. A step takes 41 bytes
 and 4 per clip.
 
 A checkpoint names the start that wrote it, and a start the checkpoint it went on from. This chain of starts, back from the

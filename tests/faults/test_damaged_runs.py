@@ -63,7 +63,7 @@ def outcome(run, shards):
 
 def test_a_full_disk(disk, shards, straight, table):
     tries, failed, lost = 0, 0, 0
-    for size_kib in (1500, 2600, 3800, 5500):
+    for size_kib in (1500, 3800):
         folder = disk("-t", "tmpfs", "-o", f"size={size_kib}k")
         run = folder / "run"
         problem = outcome(run, shards)
@@ -78,7 +78,7 @@ def test_a_full_disk(disk, shards, straight, table):
         assert same(checkpoint(run, 6)["state_dict"], checkpoint(straight, 6)["state_dict"])
         subprocess.run(["umount", "-l", str(folder)], check=True)
         tries += 1
-    assert failed >= 3
+    assert failed == tries
     table.add("disk full", tries=tries, lost=lost, what=f"{failed} ended with the reason; the same command went on")
 
 

@@ -26,6 +26,7 @@ from pretrain_runs import column, same
 
 from finetune.cli import main
 from ssl_affect.evaluation import read_predictions
+from ssl_affect.training.ledger_check import verify
 
 
 class CtrlC(pl.Callback):
@@ -75,6 +76,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path, shards, stra
             assert same(ours[part], theirs[part]), (file, part)
         assert ours["callbacks"]["Selection"] == theirs["callbacks"]["Selection"]
     assert results(run) == results(straight)
+    verdict = verify(run)
+    assert (verdict.findings, verdict.step, verdict.num_samples, verdict.epochs) == ([], 6, 8, 3)
+    assert [row.kept for row in verdict.attempts] == [3, 3]
 
 
 @pytest.mark.slow
