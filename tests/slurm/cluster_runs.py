@@ -17,7 +17,7 @@ from ssl_affect.slurm.queue import job_facts
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "smoke.yaml"
-SECONDS = 200  # for anything that a run does between two things that are waited for
+SECONDS = 300  # at most, for anything between two things that are waited for; ten are usual
 
 
 def put_on_path(folder: Path) -> None:
@@ -92,6 +92,10 @@ def wait_for_end(job: str, run: Path, seconds: float = SECONDS) -> str:
     """Waits until a job has ended for good; its last state."""
 
     def ended() -> str | None:
+        facts = job_facts(job)
+        if facts is not None and facts.alive:
+            return None
+        time.sleep(1)  # between a lost node and the queue a job has ended for a moment
         facts = job_facts(job)
         return None if facts is not None and facts.alive else "gone" if facts is None else facts.state
 

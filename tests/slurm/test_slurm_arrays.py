@@ -46,7 +46,7 @@ def test_parts_are_built_and_joined(tmp_path, commands, capsys):
     wait_for(lambda: processes(out, "--part=2/2", "ssl_affect.cli shards build"), 60, "part 2")
     for pid in processes(out, "--part=2/2", "ssl_affect.cli shards build"):
         os.kill(pid, 9)
-    assert wait_for_end(join, out, 120) == "COMPLETED"
+    assert wait_for_end(join, out, 240) == "COMPLETED"
     assert job_facts(f"{array}_2").values["Restarts"] == "1"
     manifest = Manifest.read(out)
     assert (manifest.num_samples, manifest.num_sources) == (4, 4)

@@ -11,7 +11,7 @@ from local_cluster import wait_for
 from ssl_affect.cli import main
 from ssl_affect.slurm.queue import job_facts
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(800)]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_folds_and_seeds_are_evaluated_together_and_missing_ones_named(tmp_path,
     scancel(evaluation)
     # The right folds, over two seeds: one joint result for each.
     array, evaluation = submit(capsys, "--folds=a,b", "--seeds=0,1", *words)
-    assert wait_for_end(evaluation, runs, 280) == "COMPLETED"
+    assert wait_for_end(evaluation, runs, 600) == "COMPLETED"
     for seed in (0, 1):
         facts = json.loads((runs / f"joined-seed-{seed}" / "test.json").read_text())
         assert set(facts["tasks"]) == {"expression", "va"}

@@ -22,7 +22,7 @@ from shard_fixture import make_shards
 from ssl_affect.cli import main
 from ssl_affect.slurm.queue import job_facts
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(800)]
 
 PACE = 0.15
 
@@ -75,7 +75,7 @@ def test_two_nodes_preempted_and_one_of_them_lost(tmp_path, shards, cluster, cap
     before = record(run)["requeues"]
     assert cluster.crash_node("n1") > 3  # the job's first node, where its script runs
     cluster.start_node("n1")
-    assert wait_for_end(job, run, 200) == "COMPLETED"
+    assert wait_for_end(job, run) == "COMPLETED"
     found = record(run)
     assert (before, found["state"], found["requeues"], len(found["starts"])) == (2, "finished", 3, 4)
     assert "SIGTERM: stopping after step" in log_of(run)
@@ -100,7 +100,7 @@ def test_run_that_gets_nowhere_is_given_up(tmp_path, shards, capsys):
     (job,) = submit(
         capsys, *pretraining(run, shards, steps=20), "--trainer.callbacks=pace.EndAt", "--trainer.callbacks.step=3"
     )
-    assert wait_for_end(job, run, 250) == "FAILED"
+    assert wait_for_end(job, run, 500) == "FAILED"
     assert job_facts(job).values["Restarts"] == "3"
     (row,) = status(tmp_path, capsys)
     assert row["state"] == "failed"
