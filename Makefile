@@ -18,6 +18,7 @@ help:
 	@echo "make test-slow          the tests marked slow    make test-gpu  those that need a GPU"
 	@echo "make test-slurm         the project's own jobs under a real Slurm, which it installs (Debian or Ubuntu, root)"
 	@echo "make test-faults        damaged files, full disks, killed processes; ends with a table"
+	@echo "make test-remote        shards on a web server and on a real S3 server, which it installs"
 	@echo "make bench              benchmarks, with a table in benchmarks/results/"
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.measure import Report, as_markdown, machine
 
-NAMES = ("ceilings", "loader", "ledger", "step", "parts", "build")
+NAMES = ("ceilings", "loader", "ledger", "step", "parts", "build", "remote")
 RESULTS = Path(__file__).parent / "results"
 
 
