@@ -133,11 +133,11 @@ def whole_optimizer_state(module: nn.Module, optimizer: Any, *, keep: bool) -> d
 
     parameters = dict(module.named_parameters())
     groups, numbered = _groups(module, optimizer)
-    step = next((value["step"] for value in _states(optimizer) if "step" in value), None)
+    step = _linked_states(optimizer)[0]["step"]
     state: dict[int, dict[str, Tensor]] = {}
     for number, name in numbered.items():
         moments = {key: safe_get_full_optimizer_state(parameters[name], key) for key in MOMENTS}
-        if keep and step is not None and moments[MOMENTS[0]] is not None:
+        if keep:
             whole = {key: value.detach().cpu().clone() for key, value in moments.items()}
             state[number] = {"step": torch.tensor(float(step)), **whole}
     return {"state": state, "param_groups": groups}
@@ -151,13 +151,13 @@ def load_optimizer_state(module: nn.Module, optimizer: Any, state: Mapping[str, 
     _, numbered = _groups(module, optimizer)
     for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.update({key: value for key, value in saved.items() if key != "params"})
+    states = _linked_states(optimizer)
     for number, values in state["state"].items():
         for key in MOMENTS:
             parameter = parameters[numbered[number]]
             safe_set_full_optimizer_state(parameter, values[key].to(parameter.device), key)
-        step = values["step"]
-        for own in _states(optimizer):
-            own["step"] = step.clone().to(own["step"].device) if isinstance(own.get("step"), Tensor) else int(step)
+        for own in states:
+            own["step"] = values["step"].clone()
 
 
 def _groups(module: nn.Module, optimizer: Any) -> tuple[list[dict[str, Any]], dict[int, str]]:
@@ -179,6 +179,15 @@ def _has_all(module: nn.Module, prefix: str, optimizer: Any) -> bool:
     return all(prefix + name in names for group in optimizer.param_groups for name in group["names"])
 
 
-def _states(optimizer: Any) -> list[dict[str, Any]]:
-    """The states that AdamW itself keeps, of the flat parts of this process."""
-    return [value for value in optimizer.optimizer.state.values() if value]
+def _linked_states(optimizer: Any) -> list[dict[str, Any]]:
+    """The states that AdamW keeps of the flat parts of this process, made where there are none, linked to parameters."""
+    stage_3 = hasattr(optimizer, "fp32_partitioned_groups_flat")
+    flats = optimizer.fp32_partitioned_groups_flat if stage_3 else optimizer.single_partition_of_fp32_groups
+    states = [optimizer.optimizer.state[flat] for flat in flats]
+    for number, (flat, state) in enumerate(zip(flats, states, strict=True)):
+        if MOMENTS[0] not in state:
+            state |= {"step": torch.tensor(0.0), **{key: torch.zeros_like(flat) for key in MOMENTS}}
+        for parameter in () if stage_3 else optimizer.bit16_groups[number]:
+            if parameter._hp_mapping is not None:
+                parameter._hp_mapping.set_optim_state_fragment(flat, state)
+    return states
