@@ -5,13 +5,12 @@ the parts are gathered parameter by parameter when a checkpoint is written, and 
 read, so that a run goes on with any strategy and any number of processes.
 """
 
-import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy
+from pytorch_lightning.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor, nn
 
 from ssl_affect.errors import CheckpointError, ConfigError
@@ -34,14 +33,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Lets DeepSpeed start.
 
         Raises:
-            ConfigError: there is no GPU, and DeepSpeed was not told to do without (``DS_ACCELERATOR=cpu``).
+            ConfigError: there is no CUDA device.
         """
-        if self.root_device.type != "cuda" and os.environ.get("DS_ACCELERATOR") != "cpu":
+        if self.root_device.type != "cuda":
             raise ConfigError(
                 f"trainer.strategy: DeepSpeed on {self.root_device.type}; it is for CUDA devices. Say ddp or fsdp2, which"
                 " run everywhere"
             )
-        DDPStrategy.setup_environment(self)
+        super().setup_environment()
 
     @property
     def lightning_restore_optimizer(self) -> bool:
