@@ -17,6 +17,7 @@ from ssl_affect.backbones.outputs import TaskOutputs, read_outputs
 from ssl_affect.checkpoint import WeightsConfig
 from ssl_affect.export.run import find_checkpoint
 from ssl_affect.models import from_pretrained
+from ssl_affect.models.frame_head import frame_outputs
 
 INPUT_NAMES = ("video", "audio")
 FEATURES = "features"
@@ -29,7 +30,7 @@ class Output:
 
     Args:
         name: ``TASK_logits``, ``TASK_probabilities``, ``TASK_values``; ``logits`` where tasks are not known.
-        start: First output of the head that belongs to it.
+        start: First output of its head that belongs to it.
         stop: The one after its last.
         apply: What is done to these: "softmax", "sigmoid" or "none".
         task: The task, where it is known.
@@ -41,11 +42,16 @@ class Output:
     apply: str
     task: TaskOutputs | None = None
 
+    @property
+    def per_frame(self) -> bool:
+        """Whether it is read off the head for frames."""
+        return self.task is not None and self.task.per_frame
+
     def of(self, logits: Tensor) -> Tensor:
-        """[B, all outputs of the head] -> [B, stop - start]."""
-        part = logits[:, self.start : self.stop]
+        """[B, all outputs of the head] -> [B, stop - start]; with one output per frame [B, T, ...]."""
+        part = logits[..., self.start : self.stop]
         if self.apply == "softmax":
-            return part.softmax(dim=1)
+            return part.softmax(dim=-1)
         return part.sigmoid() if self.apply == "sigmoid" else part
 
 
@@ -53,15 +59,14 @@ def list_outputs(tasks: Sequence[TaskOutputs], num_classes: int) -> list[Output]
     """The outputs of a graph besides the features: per task what the head gives, and probabilities if it has any.
 
     Args:
-        tasks: What the weights say about the outputs of their head; may be empty.
-        num_classes: Outputs of the head.
+        tasks: What the weights say about the outputs of their heads; may be empty.
+        num_classes: Outputs of the head for clips.
     """
-    if not num_classes:
-        return []
-    if not tasks:
+    if num_classes and not tasks:
         return [Output(LOGITS, 0, num_classes, "none")]
-    found, start = [], 0
+    found, ends = [], {True: 0, False: 0}  # tasks per frame have a head of their own
     for task in tasks:
+        start = ends[task.per_frame]
         stop = start + len(task.names)
         if task.activation == "none":
             found.append(Output(f"{task.task}_values", start, stop, "none", task))
@@ -69,7 +74,7 @@ def list_outputs(tasks: Sequence[TaskOutputs], num_classes: int) -> list[Output]
             scores = "values" if task.kind == "regression" else "probabilities"  # a sigmoid, for labels from 0 to 1
             found.append(Output(f"{task.task}_logits", start, stop, "none", task))
             found.append(Output(f"{task.task}_{scores}", start, stop, task.activation, task))
-        start = stop
+        ends[task.per_frame] = stop
     return found
 
 
@@ -77,7 +82,7 @@ class Graph(nn.Module):
     """A backbone that gives everything by name: ``features``, and the outputs of its tasks.
 
     Args:
-        model: What ``ssl_affect.from_pretrained`` gave. Its head moves into the graph, so it is used up.
+        model: What ``ssl_affect.from_pretrained`` gave. Its heads move into the graph, so it is used up.
         outputs: What is given besides the features.
     """
 
@@ -90,9 +95,13 @@ class Graph(nn.Module):
 
     def forward(self, video: Tensor | None = None, audio: Tensor | None = None) -> dict[str, Tensor]:
         """Normalised pictures [B, 3, T, H, W] and spectrograms [B, 1, time, mel], as far as the model takes them."""
-        features = self.model(video) if audio is None else self.model(video, audio)
-        logits = self.head(features)
-        return {FEATURES: features} | {output.name: output.of(logits) for output in self.outputs}
+        inputs = (video,) if audio is None else (video, audio)
+        features = self.model(*inputs)
+        heads = {False: self.head(features)}
+        if any(output.per_frame for output in self.outputs):  # the tokens are made a second time
+            count = self.model.spec.arch["num_frames"]
+            heads[True] = frame_outputs(self.model, self.model.frame_head, *inputs, num_frames=count)
+        return {FEATURES: features} | {output.name: output.of(heads[output.per_frame]) for output in self.outputs}
 
     def example_inputs(self, batch_size: int, seed: int = 0) -> dict[str, Tensor]:
         """Random inputs by name, float32, about as large as normalised pictures and spectrograms."""
@@ -119,6 +128,8 @@ def load_graph(source: str | Path, *, offline: bool = False) -> tuple[Graph, Wei
     model: Any = from_pretrained(_weights_of(source), offline=offline).float().requires_grad_(False)
     config: WeightsConfig = model.weights_config
     tasks = read_outputs(config.provenance, model.num_classes, source)
+    if getattr(model, "frame_head", None) is None:
+        tasks = tuple(task for task in tasks if not task.per_frame)
     return Graph(model, list_outputs(tasks, model.num_classes)).eval(), config
 
 

@@ -7,21 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-LANGUAGES = ("bash", "console", "python", "yaml", "json", "text", "slurm")
-DIRECTIVES = (
-    "run",
-    "parse",
-    "slow",
-    "shown",
-    "needs",
-    "append",
-    "replace",
-    "before",
-    "recipe",
-    "exit",
-    "output",
-    "foreign",
-)
+LANGUAGES = ("bash", "console", "python", "yaml", "json", "text")
+_CATEGORIES = ("run", "parse", "slow", "shown")
+DIRECTIVES = (*_CATEGORIES, "needs", "append", "replace", "before", "recipe", "exit", "output", "foreign")
 
 _FENCE = re.compile(r"^( *)```(\S*)\s*$")
 _DIRECTIVE = re.compile(r"<!--\s*ci:\s*(\w+)\s*(.*?)\s*-->\s*$")
@@ -59,7 +47,7 @@ class Block:
     @property
     def category(self) -> str:
         """``run``, ``parse``, ``slow`` or ``shown``; by the directive, else by the language."""
-        for word in ("shown", "parse", "slow", "run"):
+        for word in _CATEGORIES:
             if self.said(word):
                 return word
         return {"text": "compare" if self.said("output") else "none", "json": "parse", "yaml": "parse"}.get(

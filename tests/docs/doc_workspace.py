@@ -13,6 +13,7 @@ from media import with_faces, write_video
 from shard_fixture import make_shards
 
 import ssl_affect
+from ssl_affect.backbones.outputs import TaskOutputs
 from ssl_affect.backbones.release import write_release
 from ssl_affect.checkpoint import Weights, WeightsConfig
 from ssl_affect.recipe import Recipe
@@ -58,8 +59,9 @@ def weights(path: Path, *, model: str = "mae_dfer_tiny", classes: int = 0, **arc
     """A released folder with random weights; with ``classes`` also a head for as many expressions."""
     torch.manual_seed(0)
     network = ssl_affect.create_model(model, num_classes=classes, **ARCHS[model.rpartition("_")[0]] | arch)
-    task = {"task": "expression", "kind": "expression", "names": list(EXPRESSIONS[:classes]), "activation": "softmax"}
-    provenance = {"outputs": [task | {"range": [0.0, 1.0]}]} if classes else {}
+    names = EXPRESSIONS[:classes]
+    task = TaskOutputs.of(task="expression", kind="expression", names=names, activation="softmax")
+    provenance: dict[str, Any] = {"outputs": [task.to_dict()]} if classes else {}
     config = WeightsConfig(
         name=model,
         task="classify",

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ssl_affect
+from ssl_affect.backbones.outputs import TaskOutputs
 from ssl_affect.checkpoint import Weights, WeightsConfig, save_weights
 from ssl_affect.data.transforms import prepare_clips
 from ssl_affect.errors import CheckpointError, ConfigError, SslAffectError
@@ -15,6 +16,7 @@ from ssl_affect.export.cli import main
 from ssl_affect.export.facts import describe
 from ssl_affect.export.graph import load_graph
 from ssl_affect.files import sha256_file
+from ssl_affect.models.frame_head import FrameHead, frame_outputs
 from ssl_affect.recipe import Recipe
 
 SMALL = {"img_size": 32, "patch_size": 8, "num_frames": 4, "embed_dim": 16, "num_heads": 2}
@@ -26,17 +28,19 @@ ARCHS = {
     | {"depth": 1, "audio_size": [32, 16], "audio_patch_size": 8, "audio_embed_dim": 16, "audio_depth": 1}
     | {"audio_num_heads": 2, "fusion_depth": 1, "fusion_num_heads": 2},
 }
-EXPRESSIONS = ["happy", "sad", "fear"]
+EXPRESSIONS = ("happy", "sad", "fear")
 TASKS = [
-    {"task": "expression", "kind": "expression", "names": EXPRESSIONS, "activation": "softmax", "range": [0, 1]},
-    {"task": "au", "kind": "au", "names": ["AU1", "AU12"], "activation": "sigmoid", "range": [0, 1]},
-    {"task": "va", "kind": "va", "names": ["valence", "arousal"], "activation": "none", "range": [-1, 1]},
+    TaskOutputs.of(task="expression", kind="expression", names=EXPRESSIONS, activation="softmax").to_dict(),
+    TaskOutputs.of(task="frames", kind="va", names=("v", "a"), activation="none", per_frame=True).to_dict(),
+    TaskOutputs.of(task="au", kind="au", names=("AU1", "AU12"), activation="sigmoid").to_dict(),
+    TaskOutputs.of(task="va", kind="va", names=("valence", "arousal"), activation="none").to_dict(),
 ]
 
 
 def released(folder, name, *, tasks=(), num_classes=None, **arch):
     """A released folder of random weights; heads are drawn large, so that differences show."""
-    count = sum(len(task["names"]) for task in tasks) if num_classes is None else num_classes
+    sizes = {per_frame: sum(len(t["names"]) for t in tasks if t["per_frame"] == per_frame) for per_frame in (0, 1)}
+    count = sizes[0] if num_classes is None else num_classes
     torch.manual_seed(0)
     model = ssl_affect.create_model(name, num_classes=count, **(ARCHS[name] | arch))
     for parameter in model.head.parameters():
@@ -49,7 +53,11 @@ def released(folder, name, *, tasks=(), num_classes=None, **arch):
         recipe=Recipe(size=160, sample_rate=22050).to_dict(),
         provenance={"outputs": list(tasks), "clip": {"num_frames": 4, "stride": 3, "size": 32}},
     )
-    save_weights(folder, Weights(config, model.state_dict()))
+    state = model.state_dict()
+    if sizes[1]:
+        head = FrameHead(ARCHS[name]["embed_dim"], sizes[1], init_scale=1.0)
+        state |= {f"frame_head.{key}": tensor for key, tensor in head.state_dict().items()}
+    save_weights(folder, Weights(config, state))
     return folder
 
 
@@ -125,6 +133,7 @@ def test_every_task_has_named_outputs(finetuned):
         "features": features,
         "expression_logits": logits[:, :3],
         "expression_probabilities": logits[:, :3].softmax(1),
+        "frames_values": frame_outputs(model, model.frame_head, *inputs, num_frames=4).detach(),
         "au_logits": logits[:, 3:5],
         "au_probabilities": logits[:, 3:5].sigmoid(),
         "va_values": logits[:, 5:],
@@ -132,7 +141,8 @@ def test_every_task_has_named_outputs(finetuned):
     assert list(found) == list(expected) == list(facts["outputs"])
     for name, tensor in expected.items():
         assert close(found[name], tensor, 1e-4), name
-    assert facts["outputs"]["expression_probabilities"]["names"] == EXPRESSIONS
+    assert facts["outputs"]["expression_probabilities"]["names"] == list(EXPRESSIONS)
+    assert facts["outputs"]["frames_values"]["shape"] == ["batch", 4, 2]
     assert facts["outputs"]["va_values"]["names"] == ["valence", "arousal"]
 
 
