@@ -3,7 +3,7 @@
 All three decode the same frames of the same shards by the same decoder and put them into batches of 8 clips (16 frames at
 stride 4) in this process, in turn. The plain pipeline reads the tars from front to end, as WebDataset does, and draws start
 and crop like the reader; its order is that of the shards, so that it pays for no shuffling either. The ledger writes every
-batch as a step of its own and flushes it to the disk once in every 50, as before a checkpoint.
+batch as a step of its own and flushes it to the disk once in every 10, as before a checkpoint.
 """
 
 import json
@@ -35,7 +35,7 @@ from ssl_affect.data.transforms import multi_scale_crop
 from ssl_affect.training.ledger import Header, LedgerFile, LedgerWriter, PlanFacts, ledger_files
 
 PLAIN, EXACT, LEDGER = "plain WebDataset", "exact reader", "exact reader and ledger"
-STEPS_PER_SYNC = 50
+STEPS_PER_SYNC = 10
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 
 
