@@ -32,7 +32,8 @@ class Validation(StepCallback):
         step = trainer.global_step
         last = step == trainer.max_steps or trainer.should_stop
         if pl_module.datamodule.has_held_out and (is_due(step, self.every_n_steps) or last):
-            with isolate_rng(), whole_weights(pl_module):  # a loader draws a seed when it starts; training must not notice
+            # A loader draws a seed when it starts; training must not notice.
+            with isolate_rng(), whole_weights(pl_module):
                 write_metrics(trainer, validate(trainer, pl_module))
 
 
