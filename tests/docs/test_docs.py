@@ -203,3 +203,20 @@ def test_names_in_the_text_exist(page):
             if pattern is not None and not list(ROOT.glob(pattern)):
                 wrong.append(f"{number}: `{span}`: there is no such file in the project")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("command", "match"),
+    [
+        ("ssl-affect extrct video.mp4", "no command 'extrct'"),
+        ("ssl-affect extract video.mp4 --model x --out y.parquet --hopp 2", "unrecognized arguments: --hopp"),
+        ("ssl-affect finetune train --run x", "finetune has fit, test, join, report"),
+        ("ssl-affect pretrain fit --config configs/smoke.yaml --data.batchsize 2", "batchsize"),
+        ("make everything", "no 'everything'"),
+        ("rm -rf x", "not known here"),
+    ],
+)
+def test_a_wrong_command_is_found(command, match, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(Wrong, match=match):
+        doc_commands.check(command.split())
