@@ -32,7 +32,7 @@ from ssl_affect.data.shardset import ShardSet
 from ssl_affect.types import ClipSpec
 
 CLIP = ClipSpec(num_frames=16, stride=4, size=160)
-BATCH = 16
+BATCH = 8
 LATENCIES_MS = (0, 20)
 
 
@@ -41,7 +41,7 @@ def measure(quick: bool) -> list[Report]:
     single_thread()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        shards = _make_shards(folder, clips=48 if quick else 128, seconds=3.0 if quick else 8.0)
+        shards = _make_shards(folder, clips=16 if quick else 128, seconds=3.0 if quick else 8.0)
         ways: dict[str, Callable[[], int]] = {"local folder": _stream(str(shards), gigabytes=0, cache=folder)}
         for latency in LATENCIES_MS:
             url = stack.enter_context(Server(shards, latency / 1000)).url
@@ -71,7 +71,7 @@ _COLUMNS = ["way", "clips/s", "lowest to highest", "x local"]
 
 
 def _make_shards(root: Path, *, clips: int, seconds: float) -> Path:
-    """Packed JPEG of 160 px in shards of 8 MB."""
+    """Packed JPEG of 160 px in shards of 2 MB."""
     (root / "sources").mkdir()
     for number in range(clips):
         write_mp4(root / "sources" / f"clip{number:03d}.mp4", draw(number, seconds, 160, 160), {"crf": "8"})
