@@ -52,8 +52,6 @@ def fit(cli: RunCLI, write_report: Callable[[Path], Path]) -> int:
     folder.check_config(config)
     checkpoint, done = folder.checkpoint_to_resume(cli.config["resume"]), 0
     if checkpoint is not None:
-        if _is_first() and not cli.config["allow_recipe_mismatch"]:
-            check_shards(checkpoint.parents[1], data.shards.folder, data.shards.manifest)
         done = check_fits(
             checkpoint,
             description=module.description(),
@@ -62,6 +60,8 @@ def fit(cli: RunCLI, write_report: Callable[[Path], Path]) -> int:
             allow_recipe_mismatch=cli.config["allow_recipe_mismatch"],
             world_size=trainer.world_size,
         )
+        if _is_first() and not data.restart:
+            check_shards(checkpoint.parents[1], data.shards.folder, data.shards.manifest)
         if done >= stop:
             logger.info("%s is finished: %s is at step %d of %d", folder.path, checkpoint.name, done, stop)
             return 0

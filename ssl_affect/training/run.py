@@ -29,6 +29,7 @@ from ssl_affect.files import TEMPORARY_SUFFIX, write_json, write_text
 from ssl_affect.recipe import Recipe, check_recipes
 from ssl_affect.training.checkpointing import FOLDER, load_checkpoint, newest_whole, saved_checkpoints
 from ssl_affect.training.data import ClipData
+from ssl_affect.training.unchanged import as_lines, changed_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +206,7 @@ def check_fits(
                 f"{path}: trained on data {saved['data_fingerprint']}, {data.shards.folder} holds"
                 f" {data.fingerprint} (same recipe, other clips); give the same shards, or say"
                 " --allow-recipe-mismatch to go on with these from their first clip"
+                f"{as_lines(changed_manifest(path.parents[1], data.shards.manifest))}"
             )
         logger.warning(
             "going on with other data from their first clip; recipe fields that differ: %s", different or "none"

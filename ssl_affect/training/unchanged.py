@@ -52,29 +52,46 @@ def check_shards(run: Path, folder: Path | Location, manifest: Manifest, *, writ
     noted = _read(run / NAME)
     if noted is None:
         return
-    before, now = noted["shards"], {shard.name: shard for shard in manifest.shards}
-    rows = [f"{name}: gone; its sha256 was {before[name]['sha256']}" for name in sorted(before.keys() - now.keys())]
-    rows += [f"{name}: new, sha256 {now[name].sha256}" for name in sorted(now.keys() - before.keys())]
+    rows = changed_manifest(run, manifest)
     touched = False
-    for name in sorted(before.keys() & now.keys()):
-        old, mtime = before[name], _mtime(folder / name)
-        if now[name].sha256 != old["sha256"]:
-            rows.append(f"{name}: sha256 {old['sha256']} before, {now[name].sha256} now, by the manifests")
-        elif mtime is not None and mtime != old["mtime_ns"]:
+    for shard in manifest.shards:
+        name, old, mtime = shard.name, noted["shards"].get(shard.name), _mtime(folder / shard.name)
+        if old is not None and shard.sha256 == old["sha256"] and mtime not in (None, old["mtime_ns"]):
             found = sha256_file(Path(str(folder / name)))
             if found == old["sha256"]:
                 old["mtime_ns"], touched = mtime, True
             else:
                 rows.append(f"{name}: sha256 {old['sha256']} before, {found} now; {_sizes(old, Path(str(folder / name)))}")
     if rows:
-        shown = "\n  ".join(rows[:_MOST_ROWS]) + (f"\n  and {len(rows) - _MOST_ROWS} more" if rows[_MOST_ROWS:] else "")
         raise ShardError(
-            f"{folder}: not the shards that {run} began with:\n  {shown}\nput them back as they were and the same command"
+            f"{folder}: not the shards that {run} began with:{as_lines(rows)}\nput them back as they were and the same command"
             " goes on, or start a new run with the shards as they are now (--run)"
         )
     if touched and write:
         logger.info("%s: shards were touched or copied since the last start; their hashes are as before", folder)
         write_json(run / NAME, noted, indent=1)
+
+
+def changed_manifest(run: Path, manifest: Manifest) -> list[str]:
+    """The shards that are other ones than a run began with, by the manifests, a line each; none where it has no notes."""
+    noted = _read(run / NAME)
+    if noted is None:
+        return []
+    before, now = noted["shards"], {shard.name: shard for shard in manifest.shards}
+    rows = [f"{name}: gone; its sha256 was {before[name]['sha256']}" for name in sorted(before.keys() - now.keys())]
+    rows += [f"{name}: new, sha256 {now[name].sha256}" for name in sorted(now.keys() - before.keys())]
+    rows += [
+        f"{name}: sha256 {before[name]['sha256']} before, {now[name].sha256} now, by the manifests"
+        for name in sorted(before.keys() & now.keys())
+        if before[name]["sha256"] != now[name].sha256
+    ]
+    return rows
+
+
+def as_lines(rows: list[str]) -> str:
+    """Rows below each other for a message, the first of them."""
+    more = [f"and {len(rows) - _MOST_ROWS} more"] * (len(rows) > _MOST_ROWS)
+    return "".join(f"\n  {row}" for row in [*rows[:_MOST_ROWS], *more])
 
 
 def _read(path: Path) -> dict[str, Any] | None:
