@@ -16,9 +16,11 @@ from typing import Any, Literal
 import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
+from ssl_affect.allocator import keep_freed_memory
 from ssl_affect.errors import ConfigError
 from ssl_affect.training.callbacks.watch import Watch
 from ssl_affect.training.checkpointing import AtomicCheckpointIO
@@ -122,7 +124,7 @@ def run_trainer(
         # Lightning's own requeue handler saves inside the signal handler and deadlocks ranks that are out of step.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-    return Trainer(
+    trainer = Trainer(
         accelerator=accelerator,
         strategy=make_strategy(strategy, precision=precision),
         devices=devices,
@@ -149,6 +151,9 @@ def run_trainer(
         limit_val_batches=0,
         enable_autolog_hparams=False,
     )
+    if isinstance(trainer.accelerator, CPUAccelerator):
+        keep_freed_memory()
+    return trainer
 
 
 def make_strategy(name: str, *, precision: str) -> Strategy | str:

@@ -61,11 +61,13 @@ def check_shards(run: Path, folder: Path | Location, manifest: Manifest, *, writ
             if found == old["sha256"]:
                 old["mtime_ns"], touched = mtime, True
             else:
-                rows.append(f"{name}: sha256 {old['sha256']} before, {found} now; {_sizes(old, Path(str(folder / name)))}")
+                rows.append(
+                    f"{name}: sha256 {old['sha256']} before, {found} now; {_sizes(old, Path(str(folder / name)))}"
+                )
     if rows:
         raise ShardError(
-            f"{folder}: not the shards that {run} began with:{as_lines(rows)}\nput them back as they were and the same command"
-            " goes on, or start a new run with the shards as they are now (--run)"
+            f"{folder}: not the shards that {run} began with:{as_lines(rows)}\nput them back as they were and the same"
+            " command goes on, or start a new run with the shards as they are now (--run)"
         )
     if touched and write:
         logger.info("%s: shards were touched or copied since the last start; their hashes are as before", folder)
