@@ -93,7 +93,7 @@ def _train(
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-        state = "stopped" if cli.signals.stopped else "finished"
+        state = "stopped" if cli.signals.stopped and trainer.global_step < trainer.max_steps else "finished"
     except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has switched Ctrl-C off
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
