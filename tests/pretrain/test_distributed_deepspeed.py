@@ -73,7 +73,7 @@ def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_pa
 def test_deepspeed_without_a_gpu_is_refused(monkeypatch):
     strategy = ZeroStrategy(2, timeout=timedelta(hours=2))
     monkeypatch.setattr(ZeroStrategy, "root_device", torch.device("cpu"))
-    with pytest.raises(ConfigError, match="say ddp or fsdp2"):
+    with pytest.raises(ConfigError, match="Say ddp or fsdp2"):
         strategy.setup_environment()
 
 
