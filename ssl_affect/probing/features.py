@@ -254,6 +254,8 @@ def _pieces(
     clips = done = 0
     for batch in loader:
         quarantine.add(batch)
+        if quarantine.has_news:
+            quarantine.check()
         if batch.is_blank:
             continue
         for sample, row in zip(batch.sample.tolist(), embed(batch), strict=True):

@@ -112,6 +112,7 @@ def one_rank():
     os.environ.update(before)
 
 
+@pytest.mark.slow
 def test_fsdp2_of_one_process_is_the_run_without_it(tmp_path, shards, held_out, one_rank):
     """All of the road but the talking: blocks as units, clipping, pictures, validation, checkpoint and going on."""
     extra = [*steps(4), "--trainer.gradient_clip_val=0.5", "--data.val_shards", str(held_out)]

@@ -184,11 +184,12 @@ def test_decord_neither_leaks_memory_nor_files():
     for _ in range(20):
         decode_video(H264, "h264", [1, 40], decoder="decord")
     before, files = resident_mb(), len(list(Path("/proc/self/fd").iterdir()))
+    threads = threading.active_count()
     for _ in range(300):
         decode_video(H264, "h264", [1, 40], decoder="decord")
     assert resident_mb() - before < 10  # about 40 MB when it is given the bytes
     assert len(list(Path("/proc/self/fd").iterdir())) == files
-    assert threading.active_count() < 20
+    assert threading.active_count() <= threads + 1
 
 
 def test_frame_times_need_not_be_even(tmp_path):

@@ -84,7 +84,7 @@ def models(*quick):
     return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in sorted(ARCHS)]
 
 
-@pytest.mark.parametrize("name", models("hicmae_tiny"))
+@pytest.mark.parametrize("name", models())
 def test_an_onnx_file_gives_the_features_of_the_model_for_any_batch(name, tmp_path):
     folder, out = released(tmp_path / "weights", name), tmp_path / "graph" / "model.onnx"
     facts = export_graph(folder, out, format="onnx")
