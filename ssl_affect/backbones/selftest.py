@@ -23,6 +23,7 @@ from ssl_affect import __version__
 from ssl_affect.backbones.names import SELFTEST_NAME
 from ssl_affect.checkpoint import load_strict, load_weights
 from ssl_affect.data.sampling import Draws
+from ssl_affect.devices import usable_device
 from ssl_affect.errors import CheckpointError, ConfigError
 from ssl_affect.files import sha256_bytes, write_bytes
 from ssl_affect.models import create_model, create_pretraining_model, from_pretrained
@@ -144,7 +145,7 @@ def _compute(
     weights = load_weights(folder)
     config = weights.config
     model = create_model(config.name, pretrained=folder, num_classes=0)
-    place = _device(device)
+    place = usable_device(device)
     clips = selftest_inputs(model.example_inputs(), seed)  # type: ignore[operator]
     digest = sha256_bytes(b"".join(clip.numpy().tobytes() for clip in clips if clip is not None))
     moved = [None if clip is None else clip.to(place) for clip in clips]
@@ -223,14 +224,3 @@ def _read(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not known or metadata["format"] != FORMAT or not set(json.loads(metadata["outputs"])) <= tensors.keys():
         raise CheckpointError(f"{path}: no self-test of format {FORMAT}; use the version of ssl-affect that wrote it")
     return metadata, tensors
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        raise ConfigError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); `ssl-affect doctor` says what there is"
-        ) from error
-    return device

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_affect.errors import ConfigError
+from ssl_affect.extract.options import add_options, settings_from
 
 _EXAMPLES = """examples:
   ssl-affect extract video.mp4 --model weights/mine --out features.parquet
@@ -28,25 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, metavar="NAME_OR_DIR", help="weights: a name of `ssl-affect backbones"
                         " list`, hf-hub:organisation/name, a released folder, or a .ckpt")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
-    group = parser.add_argument_group("faces")
-    group.add_argument("--crop", default="auto", metavar="auto|model|detect|none|FILE", help="auto (default): the recipe of"
-                       " the weights, if it finds faces; model: their recipe, whatever it is; detect: find faces; none: the"
-                       " videos are face crops; or a recipe file")  # fmt: skip
-    group.add_argument("--detector", help="mtcnn or yunet (default: that of the recipe)")
-    group.add_argument("--detector-weights", type=Path, metavar="FILE.onnx", help="weights of yunet")
-    group.add_argument("--allow-recipe-mismatch", action="store_true", help="for shards with another recipe")
-    group = parser.add_argument_group("windows")
-    group.add_argument("--hop", type=float, metavar="S", help="seconds from window to window (default: they touch)")
-    group.add_argument("--stride", type=int, metavar="N", help="stored frames between two frames of a window (default: as"
-                       " the weights say, else 4)")  # fmt: skip
-    group = parser.add_argument_group("running")
-    group.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    group.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
-    group.add_argument("--batch-size", type=int, default=8, metavar="N")
-    group.add_argument("--offline", action="store_true", help="do not use the network")
-    group.add_argument("--force", action="store_true", help="replace an older file that was made with other settings")
-    group.add_argument("--restart", action="store_true", help="throw away the parts of an unfinished run")
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--allow-recipe-mismatch", action="store_true", help="for shards with another recipe")
+    add_options(parser, hop="they touch", force="replace an older file that was made with other settings")
     options = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     if options.out.suffix.lower() not in (".parquet", ".pq"):
         raise ConfigError(f"--out {options.out}: the table is a Parquet file; give it a name that ends in .parquet")
@@ -56,18 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from ssl_affect.extract.run import Extraction, ExtractSettings, extract_to  # brings torch
 
-    settings = ExtractSettings(
-        crop=options.crop,
-        detector=options.detector,
-        detector_weights=options.detector_weights,
-        stride=options.stride,
-        hop_s=options.hop,
-        batch_size=options.batch_size,
-        device=options.device,
-        precision=options.precision,
-        offline=options.offline,
-        allow_recipe_mismatch=options.allow_recipe_mismatch,
-    )
+    settings = ExtractSettings(**settings_from(options), allow_recipe_mismatch=options.allow_recipe_mismatch)
     extraction = Extraction(options.source, options.model, settings)
     summary = extract_to(
         options.out,

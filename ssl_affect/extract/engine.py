@@ -15,6 +15,7 @@ from ssl_affect.checkpoint import WeightsConfig
 from ssl_affect.data.sound import Sound
 from ssl_affect.data.spectrogram import LogMel
 from ssl_affect.data.transforms import prepare_clips
+from ssl_affect.devices import usable_device
 from ssl_affect.errors import CheckpointError, ConfigError, DecodeError
 from ssl_affect.extract.windows import Window
 from ssl_affect.models import from_pretrained
@@ -212,13 +213,4 @@ def _modalities(network: Any) -> tuple[bool, bool]:
 
 
 def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        raise ConfigError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); `ssl-affect doctor` says what there is"
-        ) from error
-    return device
+    return usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssl_affect.extract.options import add_options, settings_from
+
 _EXAMPLES = """examples:
   ssl-affect report video.mp4 --model runs/mine/weights
   ssl-affect report video.mp4 --model runs/mine/weights --out video_report --hop 0.25
@@ -30,23 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         " a longer one stays a file beside it; 0 never puts it inside (default %(default)g)")  # fmt: skip
     parser.add_argument("--min-valid", type=float, default=0.5, metavar="SHARE", help="windows whose face was seen in fewer"
                         " of their frames are gaps (default %(default)g)")  # fmt: skip
-    group = parser.add_argument_group("faces and windows, as for `ssl-affect extract`")
-    group.add_argument("--crop", default="auto", metavar="auto|model|detect|none|FILE")
-    group.add_argument("--detector", help="mtcnn or yunet (default: that of the recipe)")
-    group.add_argument("--detector-weights", type=Path, metavar="FILE.onnx", help="weights of yunet")
-    group.add_argument("--hop", type=float, metavar="S", help="seconds from window to window (default: half a window)")
-    group.add_argument("--stride", type=int, metavar="N", help="stored frames between two frames of a window (default: as"
-                       " the weights say)")  # fmt: skip
-    group = parser.add_argument_group("running")
-    group.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    group.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
-    group.add_argument("--batch-size", type=int, default=8, metavar="N")
-    group.add_argument("--offline", action="store_true", help="do not use the network")
-    group.add_argument(
-        "--force", action="store_true", help="replace files of other settings, or that were changed since"
-    )
-    group.add_argument("--restart", action="store_true", help="throw away the parts of an unfinished run")
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(parser, hop="half a window", force="replace files of other settings, or that were changed since")
     return _run(parser.parse_args(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -61,15 +47,7 @@ def _run(options: argparse.Namespace) -> int:
         force=options.force,
         restart=options.restart,
         progress=not options.quiet and sys.stderr.isatty(),
-        crop=options.crop,
-        detector=options.detector,
-        detector_weights=options.detector_weights,
-        hop_s=options.hop,
-        stride=options.stride,
-        device=options.device,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        offline=options.offline,
+        **settings_from(options),
     )
     inside = "inside" if made.embedded else "not inside: keep it where it is"
     print(f"{made.folder / PAGE}: {made.people} people, {made.windows} windows; the video is {inside}")
