@@ -22,7 +22,7 @@ from ssl_affect.data.quarantine import Quarantine, SoundCount
 from ssl_affect.data.sampling import Rule
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
-from ssl_affect.data.workers import DataWorkerError, end_workers_at_exit, guarded_batches
+from ssl_affect.data.workers import DataWorkerError, end_workers_at_exit, guarded_batches, start_worker
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.files import sha256_bytes
 from ssl_affect.types import ClipSpec
@@ -369,7 +369,7 @@ def _loader(
         pin_memory=pin_memory,
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
-        worker_init_fn=worker_init,
+        worker_init_fn=partial(start_worker, then=worker_init),
         # Its own generator: a DataLoader otherwise draws from the global one whenever it starts, so that a resumed run
         # would see other random numbers than an uninterrupted one.
         generator=torch.Generator(),

@@ -3,10 +3,12 @@
 import atexit
 import logging
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
+from multiprocessing.queues import Queue
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -54,6 +56,27 @@ def guarded_batches(
         yield batch
     del batches, loader  # ends the workers that are left
     yield from read()
+
+
+def start_worker(worker_id: int, then: Callable[[int], None] | None = None) -> None:
+    """What a worker does first: sees to it that it ends when it cannot send a batch.
+
+    Python sends from a thread of its own, which drops what it cannot send, for want of memory as a rule, and says nothing
+    to the process that waits for it: the run would stand still for ever.
+
+    Args:
+        worker_id: Number of the worker.
+        then: What else it does.
+    """
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+    if then is not None:
+        then(worker_id)
+
+
+def _end_worker(error: BaseException, item: object) -> None:
+    message = f"data worker {os.getpid()} cannot send a batch ({type(error).__name__}: {error}) and ends\n"
+    os.write(2, message.encode(errors="replace"))
+    os._exit(1)
 
 
 @cache
