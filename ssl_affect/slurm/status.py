@@ -117,12 +117,12 @@ def _state(record: Record, facts: dict[str, Any]) -> tuple[str, str]:
         return job.state.lower(), record.message or _last_line(record.log)
     if record.state in ("finished", "failed"):
         return record.state, said
+    if job is not None and job.state == "CANCELLED":
+        return "cancelled", said or f"Slurm ended it: cancelled ({job.reason})"
     if record.state == "ended" or job is None:
         return ("died" if own in ("running", "submitted", "requeued") else own), said or "its job is gone"
     ended = job.state.lower()
-    return (
-        "died" if ended not in ("completed", "cancelled") else ended
-    ), said or f"Slurm ended it: {ended} ({job.reason})"
+    return ended if ended == "completed" else "died", said or f"Slurm ended it: {ended} ({job.reason})"
 
 
 def _step(path: Path, facts: dict[str, Any]) -> int | None:
