@@ -44,7 +44,7 @@ def measure(quick: bool) -> list[Report]:
     single_thread()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        stores = make_stores(root, clips=6 if quick else 16, seconds=4.0 if quick else 8.0)
+        stores = make_stores(root, clips=BATCH if quick else 16, seconds=4.0 if quick else 8.0)  # whole batches
         rows, costs = [], {}
         for what, folder, decoder in (
             ("H.264", stores.h264, "pyav"),
