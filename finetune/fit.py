@@ -58,9 +58,8 @@ class FinalTest(StepCallback):
         check_labels(pl_module.tasks, pl_module.datamodule)
         fit_task_weights(pl_module, pl_module.datamodule)
         if trainer.is_global_zero:
-            (self.folder / TEST / FACTS_NAME).unlink(
-                missing_ok=True
-            )  # of an earlier end: its test is no longer the run's
+            # of an earlier end: its test is no longer the run's
+            (self.folder / TEST / FACTS_NAME).unlink(missing_ok=True)
             RunFolder(self.folder).update_facts(notes=pl_module.notes)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

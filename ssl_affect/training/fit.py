@@ -112,9 +112,8 @@ def _train(
             except OSError as error:
                 if problem is None:
                     raise
-                logger.error(
-                    "run.json and the report could not be written: %s", error
-                )  # what ended the run comes first
+                # what ended the run comes first
+                logger.error("run.json and the report could not be written: %s", error)
 
 
 def _first_lines(cli: RunCLI, folder: RunFolder, steps: Steps, global_batch: int) -> None:
