@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssl_affect.demo.results import next_commands, summary
-from ssl_affect.demo.running import do, read_journal, signals_interrupt
-from ssl_affect.demo.steps import METHODS, Step, config, data_steps, training_steps, transfer_steps
+from ssl_affect.demo.steps import METHODS, config, data_steps, training_steps, transfer_steps
 from ssl_affect.errors import ConfigError
+from ssl_affect.journal import Journal, Step, signals_interrupt
 
 __all__ = ["main"]
+
+JOURNAL = "demo.json"
 
 
 def main(argv: list[str]) -> int:
@@ -37,13 +39,13 @@ def main(argv: list[str]) -> int:
     ]
     if options.videos is None:  # one's own videos have no labels
         parts.append(lambda: transfer_steps(out, method, options.workers))
-    journal, number = read_journal(out), 0
+    journal, number = Journal(out / JOURNAL), 0
     begin = time.monotonic()
     with signals_interrupt():
         for part, make in enumerate(parts, 1):
             for step in make():
                 number += 1
-                do(step, f"[{part}/{len(parts)}, command {number}]", out, journal)
+                journal.do(step, f"[{part}/{len(parts)}, command {number}]")
     rows = summary(out)
     rows.append(("time, this run", f"{time.monotonic() - begin:.0f} s"))
     print()

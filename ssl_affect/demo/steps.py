@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from ssl_affect.errors import ConfigError
+from ssl_affect.journal import Step, shortest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _FACES = ("--seconds", "2", "--size", "160", "--difficulty", "easy")
@@ -52,23 +53,6 @@ METHODS = {
 # What is compared on the labelled clips: name of the run -> what it says.
 PROBES = {"pretrained": "pretrained", "random": "random weights", "pixels": "pixel statistics"}
 FINETUNES = {"pretrained": "pretrained", "scratch": "from scratch"}
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One command of the road.
-
-    Args:
-        title: What it does, in a few words.
-        command: The arguments of ``ssl-affect``.
-        product: A file that is there when it is done.
-        keep_output: Where its standard output goes when it is long; only the beginning is shown then.
-    """
-
-    title: str
-    command: tuple[str, ...]
-    product: Path
-    keep_output: Path | None = None
 
 
 def config(name: str) -> Path:
@@ -167,9 +151,4 @@ def _build(source: tuple[str, ...], shards: Path, workers: int) -> Step:
 
 
 def _configs(*paths: Path) -> tuple[str, ...]:
-    return tuple(part for path in paths for part in ("--config", str(_shortest(path))))
-
-
-def _shortest(path: Path) -> Path:
-    """The path as a user in the current folder would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return tuple(part for path in paths for part in ("--config", str(shortest(path))))

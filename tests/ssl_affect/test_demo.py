@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ssl_affect.demo import main, steps
+from ssl_affect.demo import JOURNAL, main, steps
 from ssl_affect.demo.results import next_commands, read_losses, summary
-from ssl_affect.demo.running import JOURNAL, run_step
-from ssl_affect.demo.steps import LABELLED, METHODS, Step, data_steps, training_steps, transfer_steps
+from ssl_affect.demo.steps import LABELLED, METHODS, data_steps, training_steps, transfer_steps
 from ssl_affect.errors import ConfigError, SslAffectError
+from ssl_affect.journal import Step, run_step
 
 
 def write_results(out: Path, losses: list[float], constant: float) -> None:
