@@ -3,10 +3,10 @@ arXiv:2401.05698).
 
 Encoders and fusion stand in ``hicmae_backbone.py`` and ``hicmae_fusion.py``, the decoders in ``hicmae_decoder.py``, what is
 predicted in ``ssl_affect/targets.py`` and the contrast of both modalities in ``ssl_affect/losses.py``. This file puts them
-together and lists the sizes.
+together and lists the sizes. With one modality switched off what is left is a masked autoencoder of the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ssl_affect.errors import ConfigError
-from ssl_affect.masking import check_mask, make_mask, num_visible, split_mask
+from ssl_affect.masking import make_mask, num_visible
 from ssl_affect.models.hicmae_backbone import HiCMAEBackbone, Modality, backbone_from_pretraining
 from ssl_affect.models.hicmae_contrast import Encoded, clip_features, hierarchical_contrast
-from ssl_affect.models.hicmae_decoder import SkipDecoder
+from ssl_affect.models.hicmae_decoder import SkipDecoder, check_skip_layers
+from ssl_affect.models.hicmae_inputs import Counts, Given, check_given, given_inputs
 from ssl_affect.models.pictures import audio_pictures, video_pictures
 from ssl_affect.models.registry import register
 from ssl_affect.targets import SpectrogramTarget, TubeletTarget
@@ -25,21 +26,21 @@ from ssl_affect.types import AudioSpec, LossParts, MaskSpec, TokenGrid
 
 
 class Prediction(NamedTuple):
-    """Predicted values of the masked tokens: video [B, Mv, Pv] and audio [B, Ma, Pa], both in raster order."""
+    """Predicted values of the masked tokens: video [B, Mv, Pv] and audio [B, Ma, Pa], both in raster order.
 
-    video: Tensor
-    audio: Tensor
+    None where the model has no such modality.
+    """
 
-
-class Index(NamedTuple):
-    """Raster indices of one modality, both ascending: int64 [B, V] and [B, M]."""
-
-    visible: Tensor
-    masked: Tensor
+    video: Tensor | None
+    audio: Tensor | None
 
 
 class HiCMAE(nn.Module):
     """Pretraining model of HiCMAE.
+
+    A model of one modality (``modality`` of the encoder; ours, the papers pretrain both) is that half alone: its encoder,
+    whose tokens go to its decoder without a fusion, its skip connections and its target. There is nothing to contrast.
+    What belongs to the other modality is None wherever a call takes or gives it.
 
     Calls that take masks know these arguments:
 
@@ -51,7 +52,7 @@ class HiCMAE(nn.Module):
     and of the contrast, also as negatives.
 
     Args:
-        encoder: The network, for both modalities and with ``pool=""``.
+        encoder: The network, with ``pool=""``.
         decoder_embed_dim: Width of the video decoder.
         decoder_depth: Blocks of the video decoder: the number of ``skip_layers`` plus one.
         decoder_num_heads: Attention heads of the video decoder.
@@ -90,61 +91,68 @@ class HiCMAE(nn.Module):
         contrastive_weight: float = 0.0025,
     ) -> None:
         super().__init__()
-        video, audio, _ = encoder.parts()
-        if video.embed_dim != audio.embed_dim or temperature <= 0:
+        encoders = encoder.encoders
+        if len({part.embed_dim for part in encoders.values()}) > 1 or temperature <= 0:
+            widths = {("embed_dim", "audio_embed_dim")[n == "audio"]: part.embed_dim for n, part in encoders.items()}
             raise ConfigError(
-                f"embed_dim={video.embed_dim}, audio_embed_dim={audio.embed_dim}, temperature={temperature}: the contrast"
+                f"{', '.join(f'{name}={width}' for name, width in widths.items())}, temperature={temperature}: the contrast"
                 " compares features of both modalities, so make the widths equal and the temperature positive"
             )
         self.encoder = encoder
-        self.skip_layers = _check_layers(skip_layers, (video.depth, audio.depth), (decoder_depth, audio_decoder_depth))
+        depths = {"video": decoder_depth, "audio": audio_decoder_depth}
+        self.skip_layers = check_skip_layers(
+            skip_layers, [part.depth for part in encoders.values()], [depths[name] for name in encoders]
+        )
         self.temperature, self.contrastive_weight = temperature, contrastive_weight
-        self.video_target = TubeletTarget(
-            video.grid,
-            encoder.tubelet_size,
-            encoder.patch_size,
-            normalize=normalize_target,
-            frame_difference=frame_difference,
-            motion_weight=motion_weight,
-        )
-        self.audio_target = SpectrogramTarget(audio.grid, encoder.audio_patch_size, normalize=audio_normalize_target)
-        self.video_decoder = SkipDecoder(
-            num_tokens=video.grid.num_tokens,
-            encoder_dim=video.embed_dim,
-            embed_dim=decoder_embed_dim,
-            depth=decoder_depth,
-            num_heads=decoder_num_heads,
-            mlp_ratio=encoder.mlp_ratio,
-            num_values=self.video_target.num_values,
-        )
-        self.audio_decoder = SkipDecoder(
-            num_tokens=audio.grid.num_tokens,
-            encoder_dim=audio.embed_dim,
-            embed_dim=audio_decoder_embed_dim,
-            depth=audio_decoder_depth,
-            num_heads=audio_decoder_num_heads,
-            mlp_ratio=encoder.mlp_ratio,
-            num_values=self.audio_target.num_values,
-        )
+        self.video_target: TubeletTarget | None = None
+        self.audio_target: SpectrogramTarget | None = None
+        self.video_decoder: SkipDecoder | None = None
+        self.audio_decoder: SkipDecoder | None = None
+        if encoder.video is not None:
+            self.video_target = TubeletTarget(
+                encoder.video.grid,
+                encoder.tubelet_size,
+                encoder.patch_size,
+                normalize=normalize_target,
+                frame_difference=frame_difference,
+                motion_weight=motion_weight,
+            )
+            self.video_decoder = SkipDecoder.of(
+                encoder.video, decoder_embed_dim, decoder_depth, decoder_num_heads, self.video_target.num_values
+            )
+        if encoder.audio is not None:
+            size = encoder.audio_patch_size
+            self.audio_target = SpectrogramTarget(encoder.audio.grid, size, normalize=audio_normalize_target)
+            shape = (audio_decoder_embed_dim, audio_decoder_depth, audio_decoder_num_heads)
+            self.audio_decoder = SkipDecoder.of(encoder.audio, *shape, self.audio_target.num_values)
+
+    @property
+    def modality(self) -> Modality:
+        """What the model has: "both", "video" or "audio"."""
+        return self.encoder.modality
 
     @property
     def grid(self) -> TokenGrid:
-        """Tokens of a video."""
-        return self.video_target.grid
+        """Tokens of a video; those of a spectrogram in a model that only hears."""
+        return self.encoder.grid
 
     @property
     def audio_grid(self) -> TokenGrid:
-        """Tokens of a spectrogram."""
-        return self.audio_target.grid
+        """Tokens of a spectrogram.
+
+        Raises:
+            ConfigError: the model does not hear.
+        """
+        return self.encoder.grid_of("audio")
 
     def forward(
         self,
-        video: Tensor,
-        audio: Tensor,
-        video_mask: Tensor,
-        audio_mask: Tensor,
+        video: Tensor | None,
+        audio: Tensor | None,
+        video_mask: Tensor | None,
+        audio_mask: Tensor | None,
         *,
-        num_visible: tuple[int, int] | None = None,
+        num_visible: Counts | None = None,
         audio_valid: Tensor | None = None,
     ) -> Prediction:
         """Predicts the masked tubelets and spectrogram patches.
@@ -160,18 +168,18 @@ class HiCMAE(nn.Module):
         Raises:
             ConfigError: an input or a mask does not fit the model.
         """
-        index = self._index(video, audio, video_mask, audio_mask, num_visible, audio_valid)
-        layers, last = self._layers(video, audio, index)
-        return self._decode(layers, last, index, audio_valid)
+        given = given_inputs(self.encoder, video, audio, video_mask, audio_mask, num_visible, audio_valid)
+        prediction = self._decode(*self._layers(given), given, audio_valid)
+        return Prediction(prediction.get("video"), prediction.get("audio"))
 
     def loss(
         self,
-        video: Tensor,
-        audio: Tensor,
-        video_mask: Tensor,
-        audio_mask: Tensor,
+        video: Tensor | None,
+        audio: Tensor | None,
+        video_mask: Tensor | None,
+        audio_mask: Tensor | None,
         *,
-        num_visible: tuple[int, int] | None = None,
+        num_visible: Counts | None = None,
         audio_valid: Tensor | None = None,
         gather: bool = False,
         gather_size: int | None = None,
@@ -180,39 +188,45 @@ class HiCMAE(nn.Module):
 
         Args:
             video: As the next five, see :meth:`forward`.
-            audio: See :meth:`forward`.
-            video_mask: See :meth:`forward`.
-            audio_mask: See :meth:`forward`.
+            audio: Log-mel spectrogram.
+            video_mask: Of the tubelets.
+            audio_mask: Of the patches.
             num_visible: See the class.
             audio_valid: See the class.
             gather: Contrast the clips of all processes instead of those of this one (published: of this one).
             gather_size: Clips per process with ``gather``; see :func:`ssl_affect.losses.gather_clips`.
 
         Returns:
-            The parts "video" and "audio" (mean squared errors) and "contrastive" (the sum over ``skip_layers``). Metrics:
-            "retrieval", the share of clips whose counterpart in the other modality is the nearest of those contrasted,
-            mean of both directions and all layers; "retrieval_layer{i}", of one layer; "retrieval_chance"; and the parts
-            of the video loss as "video_appearance" and "video_motion".
+            The parts "video" and "audio" (mean squared errors) and "contrastive" (the sum over ``skip_layers``), of a model
+            of one modality that one alone. Metrics: "retrieval", the share of clips whose counterpart in the other modality
+            is the nearest of those contrasted, mean of both directions and all layers; "retrieval_layer{i}", of one layer;
+            "retrieval_chance"; and the parts of the video loss as "video_appearance" and "video_motion".
         """
-        index = self._index(video, audio, video_mask, audio_mask, num_visible, audio_valid)
-        layers, last = self._layers(video, audio, index)
-        prediction = self._decode(layers, last, index, audio_valid)
-        seen = self.video_target.loss(prediction.video, video, index[0].masked)
-        heard = self.audio_target.loss(prediction.audio, audio, index[1].masked, audio_valid)
-        contrast, metrics = hierarchical_contrast(
-            clip_features(layers),
-            self.skip_layers,
-            self.temperature,
-            audio_valid,
-            gather=gather,
-            gather_size=gather_size,
-        )
-        metrics |= {f"video_{name}": part for name, part in seen.parts.items()}
-        return LossParts(
-            seen.total + heard + self.contrastive_weight * contrast,
-            {"video": seen.total, "audio": heard, "contrastive": contrast},
-            {name: value.detach() for name, value in metrics.items()},
-        )
+        given = given_inputs(self.encoder, video, audio, video_mask, audio_mask, num_visible, audio_valid)
+        layers, last = self._layers(given)
+        prediction = self._decode(layers, last, given, audio_valid)
+        parts: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        if self.video_target is not None:
+            seen = self.video_target.loss(prediction["video"], given["video"].x, given["video"].masked)
+            parts["video"] = seen.total
+            metrics |= {f"video_{name}": part for name, part in seen.parts.items()}
+        if self.audio_target is not None:
+            heard = given["audio"]
+            parts["audio"] = self.audio_target.loss(prediction["audio"], heard.x, heard.masked, audio_valid)
+        total = torch.stack(list(parts.values())).sum()
+        if self.modality == "both":
+            parts["contrastive"], retrieval = hierarchical_contrast(
+                clip_features(_pairs(layers)),
+                self.skip_layers,
+                self.temperature,
+                audio_valid,
+                gather=gather,
+                gather_size=gather_size,
+            )
+            total = parts["video"] + parts["audio"] + self.contrastive_weight * parts["contrastive"]
+            metrics |= retrieval
+        return LossParts(total, parts, {name: value.detach() for name, value in metrics.items()})
 
     def contrastive_features(
         self, video: Tensor, audio: Tensor, video_mask: Tensor | None = None, audio_mask: Tensor | None = None
@@ -227,21 +241,25 @@ class HiCMAE(nn.Module):
 
         Returns:
             Features of length 1, [S, B, C] of both modalities for the S ``skip_layers``.
+
+        Raises:
+            ConfigError: the model has one modality, or an input does not fit it.
         """
+        self.encoder.parts()
         if video_mask is None:
             video_mask = torch.zeros(len(video), self.grid.num_tokens, dtype=torch.bool)
         if audio_mask is None:
             audio_mask = torch.zeros(len(audio), self.audio_grid.num_tokens, dtype=torch.bool)
-        index = self._index(video, audio, video_mask, audio_mask, None, None)
-        return clip_features(self._layers(video, audio, index)[0])
+        given = given_inputs(self.encoder, video, audio, video_mask, audio_mask, None, None)
+        return clip_features(_pairs(self._layers(given)[0]))
 
     @torch.no_grad()
     def reconstruct(
         self,
-        video: Tensor,
-        audio: Tensor,
-        video_mask: Tensor,
-        audio_mask: Tensor,
+        video: Tensor | None,
+        audio: Tensor | None,
+        video_mask: Tensor | None,
+        audio_mask: Tensor | None,
         *,
         audio_valid: Tensor | None = None,
         audio_spec: AudioSpec | None = None,
@@ -258,30 +276,40 @@ class HiCMAE(nn.Module):
 
         Returns:
             The pictures of :meth:`MaskedAutoencoder.reconstruct` and those of
-            :func:`ssl_affect.models.pictures.audio_pictures`.
+            :func:`ssl_affect.models.pictures.audio_pictures`, as far as the model has both.
         """
         training = self.training
         self.eval()
         try:
-            index = self._index(video, audio, video_mask, audio_mask, None, audio_valid)
-            prediction = self._decode(*self._layers(video, audio, index), index, audio_valid)
+            given = given_inputs(self.encoder, video, audio, video_mask, audio_mask, None, audio_valid)
+            prediction = self._decode(*self._layers(given), given, audio_valid)
         finally:
             self.train(training)
-        seen = video_pictures(self.video_target, prediction.video, video, video_mask, index[0].masked)
-        spec = audio_spec or AudioSpec()
-        return seen | audio_pictures(self.audio_target, prediction.audio, audio, audio_mask, index[1].masked, spec)
+        shown: dict[str, Tensor] = {}
+        if self.video_target is not None:
+            seen = given["video"]
+            shown |= video_pictures(self.video_target, prediction["video"], seen.x, seen.mask, seen.masked)
+        if self.audio_target is not None:
+            heard, spec = given["audio"], audio_spec or AudioSpec()
+            shown |= audio_pictures(self.audio_target, prediction["audio"], heard.x, heard.mask, heard.masked, spec)
+        return shown
 
-    def check_mask_spec(self, video: MaskSpec, audio: MaskSpec) -> tuple[int, int]:
+    def check_mask_spec(self, video: MaskSpec | None, audio: MaskSpec | None) -> Counts:
         """Checks before training that masks of both kinds fit; gives the visible tokens per clip of video and audio.
 
         Raises:
-            ConfigError: one does not.
+            ConfigError: one does not, or is given for a modality that the model does not have, or lacks.
         """
-        return num_visible(video, self.grid), num_visible(audio, self.audio_grid)
+        check_given(self.encoder, "masks", video=video, audio=audio)
+        return (
+            None if video is None else num_visible(video, self.grid),
+            None if audio is None else num_visible(audio, self.audio_grid),
+        )
 
     def no_weight_decay(self, *, reference: bool = False) -> set[str]:
         """Names that are not decayed besides vectors: the mask tokens; the authors' code decays that of the audio."""
-        return {"video_decoder.mask_token"} | (set() if reference else {"audio_decoder.mask_token"})
+        names = [name for name in self.encoder.encoders if not (reference and name == "audio")]
+        return {f"{name}_decoder.mask_token" for name in names}
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter: as in the encoder, and one above its last block for the decoders."""
@@ -297,77 +325,60 @@ class HiCMAE(nn.Module):
         """The geometry in a few words."""
         return self.encoder.summary()
 
-    def example_inputs(self, mask_ratio: float = 0.9, audio_mask_ratio: float = 0.8) -> tuple[Tensor, ...]:
+    def example_inputs(self, mask_ratio: float = 0.9, audio_mask_ratio: float = 0.8) -> tuple[Tensor | None, ...]:
         """Arguments of :meth:`forward` for one clip: blank inputs on the device of the model, masks on the CPU."""
-        specs = (MaskSpec(kind="tube", ratio=mask_ratio), MaskSpec(kind="random", ratio=audio_mask_ratio))
+        specs = {
+            "video": MaskSpec(kind="tube", ratio=mask_ratio),
+            "audio": MaskSpec(kind="random", ratio=audio_mask_ratio),
+        }
         generator = torch.Generator("cpu").manual_seed(0)
-        masks = [
-            make_mask(spec, grid, 1, generator) for spec, grid in zip(specs, (self.grid, self.audio_grid), strict=True)
-        ]
-        return *(encoder.example_input() for encoder in self.encoder.parts()[:2]), *masks
+        inputs: dict[str, Tensor | None] = dict.fromkeys(specs)
+        masks: dict[str, Tensor | None] = dict.fromkeys(specs)
+        for name, encoder in self.encoder.encoders.items():
+            inputs[name], masks[name] = encoder.example_input(), make_mask(specs[name], encoder.grid, 1, generator)
+        return *inputs.values(), *masks.values()
 
     def init_weights(self) -> None:
         """Draws new weights and fills the constant tables, also after a model built on ``meta`` got its memory."""
         self.encoder.init_weights()
-        self.video_decoder.init_weights()
-        self.audio_decoder.init_weights()
-        self.video_target.reset_parameters()
+        for decoder in (self.video_decoder, self.audio_decoder):
+            if decoder is not None:
+                decoder.init_weights()
+        if self.video_target is not None:
+            self.video_target.reset_parameters()
 
     @staticmethod
     def backbone_state_dict(state_dict: Mapping[str, Tensor], *, modality: Modality = "both") -> dict[str, Tensor]:
         """Makes the weights of a backbone without a head; see :func:`backbone_from_pretraining`."""
         return backbone_from_pretraining(state_dict, modality)
 
-    def _index(
-        self,
-        video: Tensor,
-        audio: Tensor,
-        video_mask: Tensor,
-        audio_mask: Tensor,
-        num_visible: tuple[int, int] | None,
-        audio_valid: Tensor | None,
-    ) -> tuple[Index, Index]:
-        """Visible and masked tokens of video and audio, on the device of the inputs."""
-        self.encoder.check_inputs(video, audio, audio_valid)
-        promised = (None, None) if num_visible is None else num_visible
-        for mask, grid in ((video_mask, self.grid), (audio_mask, self.audio_grid)):
-            check_mask(mask, grid.num_tokens, len(video))
-        return (
-            Index(*split_mask(video_mask, promised[0], video.device)),
-            Index(*split_mask(audio_mask, promised[1], audio.device)),
-        )
-
-    def _layers(self, video: Tensor, audio: Tensor, index: tuple[Index, Index]) -> tuple[list[Encoded], Encoded]:
-        """Visible tokens after each of ``skip_layers`` and after the last block of both encoders, normalised."""
-        see, hear, _ = self.encoder.parts()
-        seen, last_seen = see.forward_intermediates(video, self.skip_layers, index[0].visible)
-        heard, last_heard = hear.forward_intermediates(audio, self.skip_layers, index[1].visible)
-        return [Encoded(*pair) for pair in zip(seen, heard, strict=True)], Encoded(last_seen, last_heard)
+    def _layers(self, given: dict[str, Given]) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
+        """Visible tokens after each of ``skip_layers`` and after the last block of every encoder, normalised."""
+        layers, last = {}, {}
+        for name, encoder in self.encoder.encoders.items():
+            x, visible = given[name].x, given[name].visible
+            layers[name], last[name] = encoder.forward_intermediates(x, self.skip_layers, visible)
+        return layers, last
 
     def _decode(
-        self, layers: list[Encoded], last: Encoded, index: tuple[Index, Index], audio_valid: Tensor | None
-    ) -> Prediction:
-        *_, fusion = self.encoder.parts()
-        fused = fusion(last.video, last.audio, audio_valid)
-        return Prediction(
-            self.video_decoder(fused.video, *index[0], [layer.video for layer in layers]),
-            self.audio_decoder(fused.audio, *index[1], [layer.audio for layer in layers]),
-        )
+        self,
+        layers: dict[str, list[Tensor]],
+        last: dict[str, Tensor],
+        given: dict[str, Given],
+        audio_valid: Tensor | None,
+    ) -> dict[str, Tensor]:
+        if self.encoder.fusion is not None:
+            last = self.encoder.fusion(last["video"], last["audio"], audio_valid)._asdict()
+        return {
+            name: decoder(last[name], given[name].visible, given[name].masked, layers[name])
+            for name, decoder in (("video", self.video_decoder), ("audio", self.audio_decoder))
+            if decoder is not None
+        }
 
 
-def _check_layers(layers: Sequence[int], encoders: Sequence[int], decoders: Sequence[int]) -> tuple[int, ...]:
-    ascending = list(layers) == sorted(set(layers))
-    if not layers or not ascending or not all(0 <= i < min(encoders) for i in layers):
-        raise ConfigError(
-            f"skip_layers={list(layers)}: these are block numbers, counted from 0 and ascending, that both encoders have"
-            f" (depths {list(encoders)}); choose one or more from 0 to {min(encoders) - 1}"
-        )
-    if any(depth != len(layers) + 1 for depth in decoders):
-        raise ConfigError(
-            f"skip_layers={list(layers)} with decoder depths {list(decoders)}: every decoder block but the first looks at"
-            f" one layer, so set decoder_depth and audio_decoder_depth to {len(layers) + 1}, or give other skip_layers"
-        )
-    return tuple(layers)
+def _pairs(layers: Mapping[str, list[Tensor]]) -> list[Encoded]:
+    """The layers of both modalities side by side."""
+    return [Encoded(*pair) for pair in zip(layers["video"], layers["audio"], strict=True)]
 
 
 def _arch(width: int, heads: int, decoder_width: int, decoder_heads: int) -> dict[str, int]:
@@ -378,9 +389,7 @@ def _arch(width: int, heads: int, decoder_width: int, decoder_heads: int) -> dic
     return both | {f"audio_{name}": value for name, value in both.items()} | {"fusion_num_heads": heads}
 
 
-_add = partial(
-    register, backbone=HiCMAEBackbone, pretraining=HiCMAE, pretraining_backbone={"modality": "both", "pool": ""}
-)
+_add = partial(register, backbone=HiCMAEBackbone, pretraining=HiCMAE, pretraining_backbone={"pool": ""})
 _add("hicmae_base", origin="published: HiCMAE-B, Information Fusion 2024", arch=_arch(512, 8, 384, 6))
 _add("hicmae_small", origin="published: HiCMAE-S, Information Fusion 2024", arch=_arch(384, 6, 192, 3))
 _add(

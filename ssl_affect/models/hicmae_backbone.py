@@ -118,7 +118,7 @@ class HiCMAEBackbone(nn.Module):
             self.fusion = FusionEncoder(
                 embed_dim, audio_embed_dim, depth=fusion_depth, num_heads=fusion_num_heads, **shared
             )
-        encoders = self._encoders
+        encoders = self.encoders
         self.num_features = 2 * sum(encoder.embed_dim for encoder in encoders.values())
         self.layer_weights = nn.ParameterDict(
             {name: nn.Parameter(torch.empty(encoder.depth)) for name, encoder in encoders.items() if pool}
@@ -166,7 +166,7 @@ class HiCMAEBackbone(nn.Module):
         for name, x in (("video", video), ("audio", audio)):
             if x is None:
                 continue
-            encoder, of_layer = self._encoders[name], []
+            encoder, of_layer = self.encoders[name], []
             for output in encoder.layers(x):
                 last[name] = tokens = encoder.norm(output)
                 of_layer.append(tokens.mean(dim=1))
@@ -178,14 +178,14 @@ class HiCMAEBackbone(nn.Module):
         weights = {name: weights.softmax(dim=0).unsqueeze(1) for name, weights in self.layer_weights.items()}
         weighted = {name: (weights[name] * m).sum(dim=1) for name, m in means.items()}
         last = {name: t.mean(dim=1) for name, t in tokens._asdict().items() if t is not None}
-        parts = [(name, source.get(name)) for source in (weighted, last) for name in self._encoders]
+        parts = [(name, source.get(name)) for source in (weighted, last) for name in self.encoders]
         given = [part for _, part in parts if part is not None]
         if audio_valid is None and len(given) == len(parts):
             return self.fc_norm(torch.cat(given, dim=1))
         filled, present = [], []
         for name, part in parts:
             missing = part is None
-            part = given[0].new_zeros(given[0].shape[0], self._encoders[name].embed_dim) if part is None else part
+            part = given[0].new_zeros(given[0].shape[0], self.encoders[name].embed_dim) if part is None else part
             there = torch.zeros_like(part, dtype=torch.bool) if missing else torch.ones_like(part, dtype=torch.bool)
             filled.append(part)
             present.append(there & audio_valid.unsqueeze(1) if name == "audio" and audio_valid is not None else there)
@@ -194,10 +194,10 @@ class HiCMAEBackbone(nn.Module):
     def check_inputs(self, video: Tensor | None, audio: Tensor | None, audio_valid: Tensor | None) -> None:
         """Refuses inputs of modalities that the model does not have, of different clips, or none at all."""
         given = {name: x for name, x in (("video", video), ("audio", audio)) if x is not None}
-        if not given or (surplus := given.keys() - self._encoders.keys()):
+        if not given or (surplus := given.keys() - self.encoders.keys()):
             raise ConfigError(
                 f"{' and '.join(sorted(surplus)) if given else 'neither video nor audio'} given to a model with"
-                f" modality={self.modality!r}; give {' or '.join(self._encoders)}, or create another model"
+                f" modality={self.modality!r}; give {' or '.join(self.encoders)}, or create another model"
             )
         if video is not None and audio is not None and video.shape[0] != audio.shape[0]:
             sizes = {name: len(x) for name, x in given.items()}
@@ -212,31 +212,44 @@ class HiCMAEBackbone(nn.Module):
             )
 
     def parts(self) -> tuple[ViTEncoder, ViTEncoder, FusionEncoder]:
-        """Video encoder, audio encoder and fusion of a model for both modalities, which pretraining is made of.
+        """Video encoder, audio encoder and fusion of a model for both modalities.
 
         Raises:
             ConfigError: the model is for one modality.
         """
         if self.video is None or self.audio is None or self.fusion is None:
             raise ConfigError(
-                f"modality={self.modality!r} has no fusion; build the network with modality='both' for pretraining"
+                f"modality={self.modality!r} has no fusion, and nothing to compare with; build the network with"
+                " modality='both'"
             )
         return self.video, self.audio, self.fusion
 
     @property
-    def _encoders(self) -> dict[str, ViTEncoder]:
+    def encoders(self) -> dict[str, ViTEncoder]:
         """The encoders that this model has, video first."""
         return {name: e for name, e in (("video", self.video), ("audio", self.audio)) if e is not None}
 
     @property
     def grid(self) -> TokenGrid:
         """Tokens of a video; those of a spectrogram in a model that only hears."""
-        return next(iter(self._encoders.values())).grid
+        return next(iter(self.encoders.values())).grid
+
+    def grid_of(self, name: str) -> TokenGrid:
+        """Tokens of a "video" or of a spectrogram ("audio").
+
+        Raises:
+            ConfigError: the model does not have that modality.
+        """
+        if name not in self.encoders:
+            raise ConfigError(
+                f"modality={self.modality!r} has no tokens of {name}; it has {' and '.join(self.encoders)}"
+            )
+        return self.encoders[name].grid
 
     @property
     def num_tokens(self) -> int:
         """Tokens of a clip and its sound together."""
-        return sum(encoder.grid.num_tokens for encoder in self._encoders.values())
+        return sum(encoder.grid.num_tokens for encoder in self.encoders.values())
 
     @property
     def depth(self) -> int:
@@ -245,7 +258,7 @@ class HiCMAEBackbone(nn.Module):
 
     @property
     def _encoder_depth(self) -> int:
-        return max(encoder.depth for encoder in self._encoders.values())
+        return max(encoder.depth for encoder in self.encoders.values())
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter: 0 patch embeddings, k + 1 block k (the fusion counts on), depth + 1 everything else."""
@@ -260,14 +273,14 @@ class HiCMAEBackbone(nn.Module):
 
     def summary(self) -> str:
         """The geometry in a few words."""
-        shapes = {name: " x ".join(map(str, encoder.grid.shape)) for name, encoder in self._encoders.items()}
-        return ", ".join(f"{name} {self._encoders[name].grid.num_tokens} tokens ({s})" for name, s in shapes.items())
+        shapes = {name: " x ".join(map(str, encoder.grid.shape)) for name, encoder in self.encoders.items()}
+        return ", ".join(f"{name} {self.encoders[name].grid.num_tokens} tokens ({s})" for name, s in shapes.items())
 
     def example_inputs(self) -> tuple[Tensor | None, ...]:
         """Arguments of :meth:`forward` for one clip, on the device of the model: blank video and sound."""
         if self.modality == "audio":
-            return (None, self._encoders["audio"].example_input())
-        return tuple(encoder.example_input() for encoder in self._encoders.values())
+            return (None, self.encoders["audio"].example_input())
+        return tuple(encoder.example_input() for encoder in self.encoders.values())
 
     def init_weights(self) -> None:
         """Draws new weights and fills the constant tables, also after a model built on ``meta`` got its memory.
@@ -276,7 +289,7 @@ class HiCMAEBackbone(nn.Module):
         of the fusion are always Xavier-uniform. Biases are zero. Layer weights start alike. The head keeps PyTorch's
         default: uniform in +-1/sqrt(features), as the authors' code does in effect.
         """
-        for encoder in self._encoders.values():
+        for encoder in self.encoders.values():
             encoder.init_weights(partial(nn.init.normal_, std=0.02) if self.pool else nn.init.xavier_uniform_)
         if self.fusion is not None:
             self.fusion.init_weights()

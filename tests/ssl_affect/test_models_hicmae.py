@@ -191,7 +191,7 @@ def test_reconstruction_of_a_perfect_prediction_is_the_input():
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ({"skip_layers": (0, 3)}, r"both encoders have \(depths \[3, 3\]\); choose one or more from 0 to 2"),
+        ({"skip_layers": (0, 3)}, r"all encoders have \(depths \[3, 3\]\); choose one or more from 0 to 2"),
         ({"skip_layers": (2, 0)}, "ascending"),
         ({"skip_layers": (1, 1)}, "ascending"),
         ({"skip_layers": ()}, "choose one or more"),
@@ -202,7 +202,8 @@ def test_reconstruction_of_a_perfect_prediction_is_the_input():
         ({"temperature": 0.0}, "the temperature positive"),
         ({"audio_size": (16, 9)}, r"size \[16, 9\] .* multiples of 4"),
         ({"fusion_num_heads": 3}, "cannot be cut into 3 heads"),
-        ({"modality": "video"}, "it belongs to create_model"),
+        ({"modality": "text"}, "modality='text' is unknown"),
+        ({"pool": ""}, "it belongs to create_model"),
         ({"frame_difference": 3}, "frame_difference=3 does not fit"),
     ],
 )
