@@ -83,7 +83,7 @@ def _with_optimizer(loss_of: Callable[[], Any], model: Any, *, fast: bool) -> Ca
     from ssl_affect.optim import build_optimizer
 
     settings = {"lr": 1e-4, "weight_decay": 0.05, "betas": (0.9, 0.95)}
-    optimizer = build_optimizer(model, **settings) if fast else torch.optim.AdamW(model.parameters(), **settings)
+    optimizer = build_optimizer(model, **settings, fused=True) if fast else torch.optim.AdamW(model.parameters(), **settings)
 
     def step() -> None:
         loss_of().backward()

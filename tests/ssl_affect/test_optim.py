@@ -84,3 +84,33 @@ def test_scheduler_keeps_the_scale_of_every_group():
             assert group["lr"] == pytest.approx(rate * group["lr_scale"], abs=1e-15)
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize("saved, loaded", [(True, False), (False, True), (True, True)])
+def test_fused_and_plain_optimizers_take_over_from_each_other(saved, loaded):
+    """Six steps by one kind equal three by one and three by the other, to float32 noise; each stays of its kind."""
+
+    def made(fused):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3))
+        return model, build_optimizer(model, lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95), fused=fused)
+
+    def train(model, optimizer, steps):
+        for step in steps:
+            torch.manual_seed(step)
+            model(torch.randn(4, 5)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole, optimizer = made(False)
+    train(whole, optimizer, range(6))
+    first, optimizer = made(saved)
+    train(first, optimizer, range(3))
+    second, other = made(loaded)
+    second.load_state_dict(first.state_dict())
+    other.load_state_dict(optimizer.state_dict())
+    assert {group["fused"] for group in other.param_groups} == {loaded or None}
+    assert {group["weight_decay"] for group in other.param_groups} == {0.1, 0.0}
+    train(second, other, range(3, 6))
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
