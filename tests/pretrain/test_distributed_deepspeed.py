@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -19,6 +20,12 @@ from ssl_affect.training.zero import ZeroStrategy
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs pip install 'ssl-affect[deepspeed]'")
 STAGES = pytest.mark.parametrize("stage", [1, 2, 3])
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -43,12 +50,12 @@ def test_deepspeed_takes_the_config_of_an_overlay(stage):
 
 @pytest.mark.slow
 @STAGES
-def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_path, stage):
-    port = str(29700 + os.getpid() % 200 + stage)
+@pytest.mark.parametrize("method", ["mae_dfer", "hicmae"])
+def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_path, method, stage):
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DS_ACCELERATOR": "cpu"}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
     environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, str(ROOT / "tests/deepspeed_worker.py"), str(stage), str(tmp_path / "out.json")]
+    command = [sys.executable, str(ROOT / "tests/deepspeed_worker.py"), str(stage), method, str(tmp_path / "out.json")]
     processes = [
         subprocess.Popen(command, env={**environment, "RANK": rank, "LOCAL_RANK": rank}, start_new_session=True)
         for rank in "01"
@@ -59,8 +66,11 @@ def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_pa
         for process in processes:
             process.kill()
     found = json.loads((tmp_path / "out.json").read_text())
-    print(f"ZeRO {stage}: {found}")
+    print(f"{method}, ZeRO {stage}: {found}")
     assert found["losses"] == pytest.approx(found["alone"], rel=1e-4)
+    assert found["weights"] < 1e-5
+    if method == "hicmae":  # a contrast of every process by itself would have been seen
+        assert abs(found["apart"] / found["alone"][0] - 1) > 0.01
     assert found["resumed_losses"] == pytest.approx(found["losses"][2:], rel=1e-6)
     assert found["resumed"] < 1e-6
     assert found["moments"] < 1e-5
