@@ -15,7 +15,7 @@ from ssl_affect.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 # Fields that decide how a face looks, by how faces were found; ``size`` always does.
-_CROP = {"detect": ("detector", "detector_sha256", "align", "margin"), "boxes": ("margin",), "fixed": (), "none": ()}
+_CROP = {"detect": ("detector", "detector_sha256", "align", "margin"), "boxes": ("margin",)}
 # Fields that decide which frames there are, and follow from the data set.
 _FRAMES = ("fps", "min_seconds", "max_seconds", "min_coverage")
 
@@ -45,7 +45,7 @@ def check_crops(data: Recipe, weights: Mapping[str, Any] | None, *, allow_mismat
 
 def _compare(data: Recipe, weights: Recipe, allow_mismatch: bool) -> list[str]:
     notes = []
-    compared = ("size", *(_CROP[data.faces] if data.faces == weights.faces else ()))
+    compared = ("size", *(_CROP.get(data.faces, ()) if data.faces == weights.faces else ()))
     if different := _rows(data, weights, compared):
         if not allow_mismatch:
             raise RecipeMismatchError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shards.worker import WorkerSettings
 
 SHARD_BYTES = "384M"
+GREY_SIZE = 16  # of the grey frames of --faces absent
 JPEG_QUALITY = 90  # for --frames jpeg; the recipe's own default is a CRF
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _DEFAULTS = {item.name: item.default for item in fields(Recipe)}
@@ -47,8 +48,9 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("faces")
     group.add_argument(
         "--faces",
-        choices=("detect", "fixed", "boxes", "none"),
-        help=f"find them, crop at a fixed place, take boxes from a file, or leave as is (default {_DEFAULTS['faces']})",
+        choices=("detect", "fixed", "boxes", "none", "absent"),
+        help="find them, crop at a fixed place, take boxes from a file, leave as is, or sound alone, also of sound files"
+        f" (default {_DEFAULTS['faces']})",
     )
     group.add_argument("--detector", choices=("mtcnn", "yunet"), help="default mtcnn; yunet needs its weights")
     group.add_argument("--detector-weights", type=Path, metavar="FILE", help="ONNX file of the detector")
@@ -167,6 +169,7 @@ def make_plan(options: argparse.Namespace) -> "tuple[Plan, WorkerSettings, dict[
 
 def _sources(options: argparse.Namespace) -> "SourceList":
     from shards.sources import manifest_sources, walk_sources
+    from ssl_affect.data.rawvideo import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
     if options.source is not None:
         from shards.corpora import corpus_sources
@@ -182,7 +185,8 @@ def _sources(options: argparse.Namespace) -> "SourceList":
     if options.manifest is None:
         if options.folder is None or options.root is not None:
             raise ConfigError("build: give the folder of videos (ROOT), or --manifest FILE, perhaps with --root DIR")
-        return walk_sources(options.folder, follow_links=options.follow_links)
+        suffixes = (*VIDEO_SUFFIXES, *SOUND_SUFFIXES) if options.faces == "absent" else VIDEO_SUFFIXES
+        return walk_sources(options.folder, follow_links=options.follow_links, suffixes=suffixes)
     if options.folder is not None and options.root is not None:
         raise ConfigError(
             f"build: ROOT {options.folder} and --root {options.root} are the same thing; give one of them"
@@ -212,6 +216,8 @@ def make_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
         given = {"faces": stored.faces}
     if given.get("fps") == "source":
         given["fps"] = None
+    if given.get("faces") == "absent":
+        given.setdefault("size", GREY_SIZE)
     if given.get("video_codec") == "jpeg":
         given.setdefault("video_quality", JPEG_QUALITY)
     if given.get("faces", _DEFAULTS["faces"]) != "detect":

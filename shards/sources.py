@@ -10,7 +10,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Found:
     problem: str | None = None
 
 
-def walk_sources(root: Path, *, follow_links: bool = False) -> SourceList:
+def walk_sources(root: Path, *, follow_links: bool = False, suffixes: Collection[str] = VIDEO_SUFFIXES) -> SourceList:
     """Every video and every folder of frames below ``root``, in natural order ("clip2" before "clip10").
 
     Hidden files and folders are passed over. A folder is a folder of frames when it holds pictures and no video. Links
@@ -91,13 +91,14 @@ def walk_sources(root: Path, *, follow_links: bool = False) -> SourceList:
     Args:
         root: Folder to walk.
         follow_links: Follows links that leave ``root`` too; otherwise each becomes a source with a problem.
+        suffixes: Endings of the files that are sources, in small letters.
 
     Raises:
         ConfigError: ``root`` is not a folder.
     """
     root = existing_folder(root)
     ignored: Counter[str] = Counter()
-    found = sorted(_walk(root, follow_links, ignored), key=lambda item: natural_key(item.path))
+    found = sorted(_walk(root, follow_links, ignored, suffixes), key=lambda item: natural_key(item.path))
     return SourceList(root=root, sources=_with_keys(root, found, follow_links), ignored=dict(sorted(ignored.items())))
 
 
@@ -144,7 +145,7 @@ def printable(path: str) -> str:
 # Walking
 
 
-def _walk(root: Path, follow_links: bool, ignored: Counter[str]) -> Iterator[Found]:
+def _walk(root: Path, follow_links: bool, ignored: Counter[str], suffixes: Collection[str]) -> Iterator[Found]:
     seen = {_identity(root)}
     waiting = [root]
     while waiting:
@@ -159,7 +160,7 @@ def _walk(root: Path, follow_links: bool, ignored: Counter[str]) -> Iterator[Fou
             if entry.name.startswith("."):
                 continue
             path, suffix = Path(entry.path), Path(entry.name).suffix.lower()
-            interesting = suffix in VIDEO_SUFFIXES
+            interesting = suffix in suffixes
             escape = None if follow_links or not entry.is_symlink() else _link_problem(root, path)
             if os.path.isdir(path) and not escape:  # never raises, unlike entry.is_dir on a link to itself
                 if _identity(path) not in seen:

@@ -16,6 +16,7 @@ import numpy as np
 from shards.encode import check_video, encode_video
 from shards.labels import check_counts, labels_at, source_times
 from shards.pool import AbortError
+from shards.sound import sound_clips
 from shards.sources import Source
 from shards.staging import QuarantineRecord, StagedSample, StageWriter
 from ssl_affect.data.audio import RawAudio, cut_audio, decode_flac, encode_flac, loudness
@@ -146,21 +147,28 @@ def _samples(
     on_reject: Callable[[RejectedTrack], None],
 ) -> Iterator[StagedSample]:
     path, recipe = settings.root / source.path, settings.recipe
-    with _stage("open", OSError):
-        probe(path)
-        source_sha256 = _hash_source(settings.root, source)
     audio: RawAudio | None = None
     frame_times: np.ndarray | None = None
-    part = SourcePart(span=source.span, region=source.region) if source.span or source.region else None
-    clips = face_clips(path, recipe, detector=detector, boxes=boxes, on_reject=on_reject, part=part)
+    with _stage("open", OSError):
+        if recipe.faces != "absent":
+            probe(path)
+        source_sha256 = _hash_source(settings.root, source)
+    if recipe.faces == "absent":
+        with _stage("audio", OSError):
+            audio = _sound(settings.root, source, recipe.sample_rate)
+            clips = sound_clips(audio, recipe, span=source.span, on_reject=on_reject)
+    else:
+        part = SourcePart(span=source.span, region=source.region) if source.span or source.region else None
+        clips = face_clips(path, recipe, detector=detector, boxes=boxes, on_reject=on_reject, part=part)
     for number in count():
         with _stage("faces", SslAffectError), _stage("decode", OSError):
             clip = next(clips, None)
         if clip is None:
             return
         if number == 0:
-            with _stage("audio", OSError):
-                audio = _sound(settings.root, source, recipe.sample_rate)
+            if recipe.faces != "absent":
+                with _stage("audio", OSError):
+                    audio = _sound(settings.root, source, recipe.sample_rate)
             if source.frame_labels:
                 with _stage("labels", ProtocolError):
                     frame_times = source_times(path, recipe.fps)

@@ -21,8 +21,9 @@ class Recipe:
     """How raw video became face clips.
 
     Args:
-        faces: ``detect`` (found and tracked), ``fixed`` (a fixed crop, see ``fixed_crop``), ``boxes`` (given by a file)
-            or ``none`` (the videos were cropped before).
+        faces: ``detect`` (found and tracked), ``fixed`` (a fixed crop, see ``fixed_crop``), ``boxes`` (given by a file),
+            ``none`` (the videos were cropped before) or ``absent`` (sound alone: what is stored as video is grey and only
+            carries the clock).
         detector: Name and version of the detector, for ``detect`` only.
         detector_sha256: Hash of the detector's weights, for ``detect`` only.
         detect_every: The detector looks at every k-th frame; between them the crop is interpolated.
@@ -42,7 +43,7 @@ class Recipe:
         version: Version of these rules themselves.
     """
 
-    faces: Literal["detect", "fixed", "boxes", "none"] = "detect"
+    faces: Literal["detect", "fixed", "boxes", "none", "absent"] = "detect"
     detector: str | None = None
     detector_sha256: str | None = None
     detect_every: int = 5
@@ -61,7 +62,7 @@ class Recipe:
     version: int = RECIPE_VERSION
 
     def __post_init__(self) -> None:
-        _one_of("faces", self.faces, ("detect", "fixed", "boxes", "none"))
+        _one_of("faces", self.faces, ("detect", "fixed", "boxes", "none", "absent"))
         _one_of("align", self.align, ("box", "similarity"))
         _one_of("video_codec", self.video_codec, ("h264", "jpeg"))
         low, high = (0, 51) if self.video_codec == "h264" else (1, 100)
@@ -84,6 +85,10 @@ class Recipe:
             raise ConfigError(
                 f"Recipe: faces={self.faces!r} with fixed_crop={self.fixed_crop}; faces='fixed' needs"
                 " fixed_crop=(top, left, height, width), the other kinds take none"
+            )
+        if self.faces == "absent" and self.fps is None:
+            raise ConfigError(
+                "Recipe: faces='absent' has no frames of its own; give fps, the ticks of its clock (25 is usual)"
             )
         if self.align == "similarity" and self.faces != "detect":
             raise ConfigError(

@@ -38,6 +38,7 @@ from ssl_affect.data.picture import Converter, Picture
 from ssl_affect.errors import ConfigError, DecodeError
 
 VIDEO_SUFFIXES = tuple(".mp4 .m4v .mov .avi .mkv .webm .flv .mpg .mpeg .ts .3gp .wmv .ogv".split())
+SOUND_SUFFIXES = tuple(".wav .flac .opus .ogg .mp3 .m4a .aac .aif .aiff".split())
 MAX_BAD_TIMES = 0.1  # share of frames whose time stamps may run backwards; those frames are left out
 MAX_HOLD_S = 0.5  # a frame stands for grid points at most this far away; beyond that there is no picture
 MAX_MISSING_S = 0.2  # a file may end this much before its header says (plus 1 %) and still count as whole
