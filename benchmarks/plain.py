@@ -3,8 +3,8 @@
 Every token is embedded by a convolution and 90 % of them are then dropped; attention is two matrix products with a
 softmax between them; tokens, positions and targets are picked by boolean masks; targets are made for all tokens. Each
 network takes its weights from one of the suite's models and gives the same loss and the same gradients to float32 noise
-(``tests/benchmarks/test_plain.py``), so that a step of one and of the other is the same work asked in two ways. Norms,
-MLPs and residuals are the suite's blocks themselves: there is one way to write them.
+(``tests/benchmarks/test_plain.py``), so that a step of one and of the other is the same work asked in two ways. Norms
+and residuals are the suite's blocks themselves: there is one way to write them.
 """
 
 import copy
@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ssl_affect.layers import CrossAttention, SelfAttention
+from ssl_affect.layers.mlp import Mlp
 from ssl_affect.masking import make_mask
 from ssl_affect.types import IMAGENET_MEAN, IMAGENET_STD, MaskSpec
 
@@ -39,6 +40,13 @@ class PlainSelfAttention(SelfAttention):
         qkv = nn.functional.linear(x, self.qkv.weight, bias)
         query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.num_heads)
         return self.proj(_attend(query, key, value))
+
+
+class PlainMlp(Mlp):
+    """A perceptron that keeps what PyTorch keeps by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
 class PlainCrossAttention(CrossAttention):
@@ -220,9 +228,13 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _written_out(model: Any) -> Any:
-    """A copy of a model whose attention is written out."""
+    """A copy of a model whose attention and perceptrons are written out."""
     model = copy.deepcopy(model)
-    kinds: dict[type, type] = {SelfAttention: PlainSelfAttention, CrossAttention: PlainCrossAttention}
+    kinds: dict[type, type] = {
+        SelfAttention: PlainSelfAttention,
+        CrossAttention: PlainCrossAttention,
+        Mlp: PlainMlp,
+    }
     for module in model.modules():
         module.__class__ = kinds.get(type(module), type(module))
     return model
