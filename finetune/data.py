@@ -161,7 +161,9 @@ class LabelledClips(ClipData):
         """Opens the training stream for this rank."""
         if stage != "fit":
             return
-        augment = None if self.augment is None else partial(augment_clip, spec=self.augment, size=self.clip.size)
+        augment = None
+        if self.augment is not None and self.pictures:
+            augment = partial(augment_clip, spec=self.augment, size=self.clip.size)
         self.stream = self.training_stream(
             samples=self.parts.train,
             rule=self.train_frames,
@@ -212,6 +214,7 @@ class LabelledClips(ClipData):
                 decoder=self.decoder,
                 worker_init=shield_worker,
                 sound=self.sound,
+                pictures=self.pictures,
             )
         if part == "validation":
             self._validation = (settings, loader)

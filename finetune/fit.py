@@ -78,7 +78,7 @@ def fit_finetuning(cli: FinetuneCLI) -> int:
         RecipeMismatchError: the clips are cropped in another way than those that the weights were trained on.
         ShardError: the model only hears, and a sample has no sound.
     """
-    if cli.model.pretrained is not None and not cli.model.scratch:
+    if cli.model.pretrained is not None and not cli.model.scratch and cli.model.sees:
         recipe = cli.model.model.weights_config.recipe
         allow = cli.config["allow_recipe_mismatch"]
         cli.model.notes += check_crops(cli.datamodule.shards.recipe, recipe, allow_mismatch=allow)

@@ -7,6 +7,7 @@ from pretrain.module import MaskedVideoPretraining
 from pretrain.pictures import ReconstructionPictures
 from pretrain.probes import OnlineProbes
 from ssl_affect.data.audio_augment import WaveAugment
+from ssl_affect.data.samples import LeaveOut
 from ssl_affect.training.callbacks.validation import Validation
 from ssl_affect.training.config import CONFIGS, RunCLI
 from ssl_affect.training.schedule import OptimSpec, ScheduleSpec
@@ -34,4 +35,5 @@ class PretrainCLI(RunCLI):
     }
     key_classes = (
         MaskedVideoPretraining, AudioVisualPretraining, OptimSpec, ScheduleSpec, MaskSpec, ClipSpec, AudioSpec, WaveAugment,
+        LeaveOut,
     )  # fmt: skip

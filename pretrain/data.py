@@ -7,11 +7,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ssl_affect.data.audio_augment import WaveAugment
-from ssl_affect.data.clips import ClipBatch, ClipDataset, collate
+from ssl_affect.data.clips import ClipBatch, ClipDataset
 from ssl_affect.data.reader import evaluation_loader
+from ssl_affect.data.samples import LeaveOut, keep_others
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
 from ssl_affect.errors import ShardError
+from ssl_affect.files import sha256_bytes
 from ssl_affect.recipe import check_recipes
 from ssl_affect.training.callbacks.signals import shield_worker
 from ssl_affect.training.data import ClipData
@@ -34,6 +36,9 @@ class ClipDataModule(ClipData):
         audio: What the sound of a clip is; null reads pictures only.
         wave_augment: Loudness and roll of the sound in training; null leaves it as it is.
         missing_audio: ``leave_out`` learns from the pictures of clips without sound; ``refuse`` does not start with them.
+        leave_out: Clips that are never read, neither for training nor for pictures: to pretrain on all but the people that
+            a test is about. Part of what the run is: it goes on with the same rule only; ``ssl-affect ledger clips RUN``
+            lists whom it met. Held-out shards are read whole.
     """
 
     def __init__(
@@ -51,9 +56,11 @@ class ClipDataModule(ClipData):
         audio: AudioSpec | None = None,
         wave_augment: WaveAugment | None = None,
         missing_audio: Literal["leave_out", "refuse"] = "leave_out",
+        leave_out: LeaveOut | None = None,
     ) -> None:
         super().__init__(shards=shards, clip=clip, batch_size=batch_size, seed=seed, num_workers=num_workers)
         self.decoder = decoder
+        self.kept = None if leave_out is None else keep_others(self.shards, leave_out)
         self.multi_scale = multi_scale
         self.max_bad_fraction = max_bad_fraction
         self.val_shards = None if val_shards is None else ShardSet(val_shards)
@@ -62,11 +69,23 @@ class ClipDataModule(ClipData):
         self.sound = None
         if audio is not None:
             self.sound = SoundSettings(spec=audio, augment=wave_augment, missing=missing_audio)
-            for found in (self.shards, self.val_shards):
-                if found is not None:
-                    self.sound.check(found)
+            self.sound.check(self.shards, None if self.kept is None else self.kept.samples)
+            if self.val_shards is not None:
+                self.sound.check(self.val_shards)
         self._fixed: ClipBatch | None = None
         self._held_out: Any = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that are trained on; one epoch takes one clip of each."""
+        return len(self.shards) if self.kept is None else len(self.kept.samples)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the shards and of what of them is trained on; a run goes on with the same data only."""
+        if self.kept is None:
+            return self.shards.fingerprint
+        return sha256_bytes(f"{self.shards.fingerprint}\n{self.kept.fingerprint}".encode())[:16]
 
     @property
     def has_held_out(self) -> bool:
@@ -75,7 +94,7 @@ class ClipDataModule(ClipData):
 
     def setup(self, stage: str) -> None:
         """Opens the stream for this rank."""
-        self.stream = self.training_stream(multi_scale=self.multi_scale)
+        self.stream = self.training_stream(multi_scale=self.multi_scale, kept=self.kept)
 
     def teardown(self, stage: str) -> None:
         """Ends the workers."""
@@ -97,29 +116,40 @@ class ClipDataModule(ClipData):
                 decoder=self.decoder,
                 worker_init=shield_worker,
                 sound=self.sound,
+                pictures=self.pictures,
             )
         yield from (batch for batch in self._held_out if not batch.is_blank)
 
     def fixed_clips(self, count: int) -> ClipBatch:
-        """The same ``count`` clips whenever asked: spread evenly over the held-out shards, or else the training shards."""
-        if self._fixed is None or self._fixed.num_given != min(count, len(self.val_shards or self.shards)):
-            shards = (self.val_shards or self.shards).in_pieces()
-            dataset = ClipDataset(shards, self.clip, plan=None, decoder=self.decoder, sound=self.sound)
-            size = len(dataset.shards)
-            chosen = np.linspace(0, size - 1, min(count, size)).round().astype(int)
-            side = dataset.shards.recipe.size
-            shape = (self.clip.num_frames, side, side, 3)
-            self._fixed = collate([dataset[int(i)] for i in chosen], shape=shape, with_sound=self.sound is not None)
+        """The same ``count`` clips whenever asked: spread evenly over the held-out shards, or else the training clips."""
+        shards = self.val_shards or self.shards
+        there = np.arange(len(shards)) if shards is self.val_shards or self.kept is None else self.kept.samples
+        if self._fixed is None or self._fixed.num_given != min(count, len(there)):
+            dataset = ClipDataset(
+                shards.in_pieces(),
+                self.clip,
+                plan=None,
+                decoder=self.decoder,
+                sound=self.sound,
+                pictures=self.pictures,
+            )
+            chosen = np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int)
+            self._fixed = dataset.collate([dataset[int(i)] for i in there[chosen]])
         return self._fixed
 
     def summary(self) -> str:
         """The data in a line of the log."""
         held_out = f"; held out {len(self.val_shards)} samples" if self.val_shards is not None else ""
-        return super().summary() + held_out
+        left_out = "" if self.kept is None else f"; left out: {', '.join(self.kept.left_out)}"
+        return super().summary() + held_out + left_out
 
     def facts(self) -> dict[str, Any]:
         """The data in plain values, for ``run.json``."""
-        return super().facts() | {"held_out": None if self.val_shards is None else str(self.val_shards.folder)}
+        held_out = None if self.val_shards is None else str(self.val_shards.folder)
+        return super().facts() | {
+            "held_out": held_out,
+            "left_out": None if self.kept is None else list(self.kept.left_out),
+        }
 
 
 def check_held_out(train: ShardSet, held_out: ShardSet) -> None:

@@ -103,12 +103,15 @@ def draw(rows: Mapping[str, Tensor], num_frames: int) -> Image.Image:
         num_frames: Frames of every clip that are shown, spread evenly.
     """
     names = [name for name in ROWS if name in rows]
-    first = _strip(rows[names[0]], num_frames)
-    height, width = first.shape[:2]
-    strips = [first]
-    for name in names[1:]:
-        row = rows[name]
-        strips.append(_strip(row, num_frames) if row.ndim == 5 else _spectrograms(row, height, width))
+    first = rows[names[0]]
+    # Sound alone: a pixel per row of the spectrogram; beside frames, spectrograms are as wide as these.
+    height, width = _MIN_SIDE, len(first) * (first.shape[2] + _GAP) - _GAP
+    if first.ndim == 5:
+        height, width = _strip(first, num_frames).shape[:2]
+    strips = [
+        _strip(rows[name], num_frames) if rows[name].ndim == 5 else _spectrograms(rows[name], height, width)
+        for name in names
+    ]
     picture = Image.new("RGB", (_LABEL + width, (height + _GAP) * len(strips)), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=13)
     for number, (name, strip) in enumerate(zip(names, strips, strict=True)):

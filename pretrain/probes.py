@@ -183,6 +183,7 @@ class OnlineProbes(StepCallback):
                 num_workers=data.workers(),
                 decoder=data.decoder,
                 worker_init=shield_worker,
+                pictures=data.pictures,
                 sound=None if data.sound is None else SoundSettings(spec=data.sound.spec),
             )
         return self._loader

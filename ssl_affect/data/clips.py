@@ -3,11 +3,13 @@
 A clip depends on (seed, position) and on nothing else, not on workers, ranks or what was read before.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ssl_affect.data.audio_augment import augment_wave
 from ssl_affect.data.batch import BLANK_KEY, BadClip, ClipBatch, collate
@@ -53,7 +55,9 @@ class Augment(Protocol):
         """The augmented clip."""
 
 
-def read_clip(shards: ShardSet, index: int, indices: np.ndarray, *, decoder: str = "auto") -> np.ndarray:
+def read_clip(
+    shards: ShardSet, index: int, indices: np.ndarray, *, decoder: str = "auto", out: np.ndarray | None = None
+) -> np.ndarray:
     """Decodes some frames of one sample.
 
     Of packed JPEG only the bytes between the first and the last of these frames are read.
@@ -63,9 +67,10 @@ def read_clip(shards: ShardSet, index: int, indices: np.ndarray, *, decoder: str
         index: Number of the sample.
         indices: Frame numbers, int64 [T], repeats allowed.
         decoder: See :func:`ssl_affect.data.decode.decode_video`.
+        out: Memory for the frames, uint8 [T, size, size, 3]; None takes new.
 
     Returns:
-        RGB frames, uint8 [T, size, size, 3].
+        RGB frames, uint8 [T, size, size, 3]; ``out`` if it was given.
 
     Raises:
         DecodeError: the sample is damaged, or is not what index and recipe say.
@@ -84,9 +89,9 @@ def read_clip(shards: ShardSet, index: int, indices: np.ndarray, *, decoder: str
         start, stop = offsets[indices.min()], offsets[indices.max() + 1]
         window = memoryview(shards.read_range(index, extension, int(start), int(stop)))
         places = offsets - start
-        frames = decode_jpegs([window[places[i] : places[i + 1]] for i in indices], decoder=decoder)
+        frames = decode_jpegs([window[places[i] : places[i + 1]] for i in indices], decoder=decoder, out=out)
     else:
-        frames = decode_video(shards.read(index, extension), "h264", indices, decoder=decoder)
+        frames = decode_video(shards.read(index, extension), "h264", indices, decoder=decoder, out=out)
     side = shards.recipe.size
     if frames.shape[1:] != (side, side, 3):
         raise DecodeError(f"frames are {frames.shape[1]}x{frames.shape[2]}, the recipe says {side}x{side}")
@@ -110,9 +115,11 @@ class ClipDataset(Dataset):
         sound: Read the sound that belongs to the frames too; None reads pictures only.
         placing: Which clip lies at a position, instead of ``plan`` and ``multi_scale``.
         augment: Changes the frames of a clip and draws its crop; with a placing of training only.
+        pictures: Read the frames. False is for models that only hear: nothing is decoded but the sound, and ``video`` is
+            uint8 [T, 0, 0, 3].
 
     Raises:
-        ConfigError: plan, decoder or sound do not fit the shards.
+        ConfigError: plan, decoder or sound do not fit the shards, or there are no pictures and they are wanted.
         ShardError: samples have no sound, and that was to be refused.
     """
 
@@ -130,7 +137,9 @@ class ClipDataset(Dataset):
         sound: SoundSettings | None = None,
         placing: Placing | None = None,
         augment: Augment | None = None,
+        pictures: bool = True,
     ) -> None:
+        _check_pictures(shards, pictures=pictures, sound=sound, augment=augment)
         if placing is None:
             if sound is not None:
                 sound.check(shards)
@@ -151,14 +160,17 @@ class ClipDataset(Dataset):
         self.verify = verify
         self.sound = sound
         self.augment = augment
+        self.pictures = pictures
 
     def __getitems__(self, positions: list[int]) -> list[dict[str, Any] | BadClip]:
         """The clips of a batch; torch's loaders ask for them in this way. A server is asked for all of them at once."""
         if self.shards.remote is not None:
             sound = ["flac"] if self.sound is not None else []
             samples = [self.placing.place(position).sample for position in positions]
-            self.shards.expect(samples, ["json", self.shards.video_extension, *sound])
-        return [self[position] for position in positions]
+            seen = [self.shards.video_extension] if self.pictures else []
+            self.shards.expect(samples, ["json", *seen, *sound])
+        rows = self._batch_memory(len(positions))
+        return [self._clip(position, row) for position, row in zip(positions, rows, strict=True)]
 
     def __getitem__(self, position: int) -> dict[str, Any] | BadClip:
         """The clip at a position, or what is wrong with it.
@@ -171,14 +183,22 @@ class ClipDataset(Dataset):
         Raises:
             ShardError: a shard is missing or has changed: this concerns more than one clip, so it ends the run.
         """
+        return self._clip(position, None)
+
+    def _clip(self, position: int, out: torch.Tensor | None) -> dict[str, Any] | BadClip:
+        """The clip at a position, its frames in ``out``, uint8 [T, H, W, 3], where that is given."""
         place = self.placing.place(position)
         index, crop = place.sample, place.crop
         facts = self.shards.facts(index) if self.frame_times or self.sound else None
         more: dict[str, Any] = {}
         try:
-            if self.verify:
+            if self.verify and self.pictures:
                 _verify_video(self.shards, index)
-            video = read_clip(self.shards, index, place.frames, decoder=self.decoder)
+            video = np.zeros((len(place.frames), 0, 0, 3), np.uint8)
+            if self.pictures:
+                video = read_clip(
+                    self.shards, index, place.frames, decoder=self.decoder, out=None if out is None else out.numpy()
+                )
             if self.sound is not None and facts is not None:
                 more = self._hear(self.sound, index, position, place.sound, facts)
         except DecodeError as error:
@@ -188,7 +208,7 @@ class ClipDataset(Dataset):
             video, crop = changed.frames, changed.crop
             more |= {"flip": changed.flip, "erase": changed.erase}
         return {
-            "video": torch.from_numpy(video),
+            "video": torch.from_numpy(video) if out is None else out,
             "crop": torch.tensor(crop, dtype=torch.int32),
             "key": self.shards.key(index),
             "position": position,
@@ -199,9 +219,24 @@ class ClipDataset(Dataset):
             **more,
         }
 
+    def _batch_memory(self, count: int) -> Iterator[torch.Tensor | None]:
+        """Memory for the frames of every clip of a batch, one after the other, so that nothing has to be copied later.
+
+        In a worker it is shared memory, in which batches are handed over. None where the frames are changed after decoding.
+        """
+        if self.augment is not None or not self.pictures:
+            return iter([None] * count)
+        side = self.shards.recipe.size
+        shape = (count, self.clip.num_frames, side, side, 3)
+        if get_worker_info() is None:
+            return iter(torch.empty(shape, dtype=torch.uint8))
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collation makes it
+        return iter(torch.empty(0, dtype=torch.uint8).set_(storage).view(shape))
+
     def collate(self, items: list[dict[str, Any] | BadClip]) -> ClipBatch:
         """Puts clips of this data set into a batch, see :func:`~ssl_affect.data.batch.collate`."""
         side = self.shards.recipe.size if self.augment is None else self.clip.size
+        side = side if self.pictures else 0
         return collate(
             items,
             shape=(self.clip.num_frames, side, side, 3),
@@ -221,6 +256,18 @@ class ClipDataset(Dataset):
         if settings.augment is not None and (self.placing.is_training or settings.augment.in_evaluation):
             samples = augment_wave(samples, settings.augment, seed=self.seed, position=position)
         return {"audio": torch.from_numpy(samples), "absent": sound.absent}
+
+
+def _check_pictures(shards: ShardSet, *, pictures: bool, sound: SoundSettings | None, augment: Augment | None) -> None:
+    if pictures and shards.recipe.faces == "absent":
+        raise ConfigError(
+            f"{shards.folder} holds sound alone (recipe {shards.recipe.hash}, faces='absent'), and the model sees; give it"
+            " shards with pictures, or take a model that only hears (modality: audio)"
+        )
+    if not pictures and (sound is None or augment is not None):
+        raise ConfigError(
+            "a model that only hears reads no pictures: give data.audio, and leave data.augment out, which changes pictures"
+        )
 
 
 def _verify_video(shards: ShardSet, index: int) -> None:

@@ -90,6 +90,7 @@ class PretrainPlacing(Placing):
         plan: Order of the samples.
         seed: Seed of clip starts and crops.
         multi_scale: Draw a multi-scale crop; otherwise the crop is the whole frame.
+        samples: Numbers of the samples that the plan orders, int64 [N]; None for all.
 
     Raises:
         ConfigError: the plan orders another number of samples.
@@ -97,17 +98,29 @@ class PretrainPlacing(Placing):
 
     is_training = True
 
-    def __init__(self, shards: ShardSet, clip: ClipSpec, *, plan: EpochPlan, seed: int, multi_scale: bool) -> None:
+    def __init__(
+        self,
+        shards: ShardSet,
+        clip: ClipSpec,
+        *,
+        plan: EpochPlan,
+        seed: int,
+        multi_scale: bool,
+        samples: np.ndarray | None = None,
+    ) -> None:
         super().__init__(shards, clip)
-        if plan.num_samples != len(shards):
-            raise ConfigError(f"ClipDataset: the plan orders {plan.num_samples} samples, the shards hold {len(shards)}")
+        here = len(shards) if samples is None else len(samples)
+        if plan.num_samples != here:
+            raise ConfigError(f"ClipDataset: the plan orders {plan.num_samples} samples, {here} are to be read")
         self.plan = plan
+        self.samples = samples
         self.seed = seed
         self.multi_scale = multi_scale
 
     def place(self, position: int) -> Place:
         """The clip at a position."""
-        sample = self.plan.sample_at(position)
+        number = self.plan.sample_at(position)
+        sample = number if self.samples is None else int(self.samples[number])
         num_frames, side = self.shards.num_frames(sample), self.shards.recipe.size
         draws = Draws(self.seed, position, CLIP_STREAM)
         start = pretrain_starts(num_frames, self.clip, draws.below)[0]

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from ssl_affect.data.cache_ahead import ShardsAhead
 from ssl_affect.data.clips import Augment, BadClip, ClipBatch, ClipDataset, collate, read_clip
-from ssl_affect.data.placing import TrainPlacing, ViewPlacing, Views
+from ssl_affect.data.placing import Placing, PretrainPlacing, TrainPlacing, ViewPlacing, Views
 from ssl_affect.data.plan import EpochPlan, PositionSampler, SequentialBatches
 from ssl_affect.data.quarantine import Quarantine, SoundCount
+from ssl_affect.data.samples import Kept
 from ssl_affect.data.sampling import Rule
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
@@ -74,6 +75,8 @@ class ClipStream:
         rule: See :func:`~ssl_affect.data.sampling.train_indices`; with ``samples`` only.
         augment: Augmentation of supervised clips, run where they are decoded.
         labels: Labels of every sample of the shard set by its number, which batches then carry.
+        kept: The samples to pretrain on, in the order of the shards; None takes all. Others are never read.
+        pictures: False reads sound alone, see :class:`~ssl_affect.data.clips.ClipDataset`.
 
     Attributes:
         position: First position that is not committed.
@@ -112,18 +115,26 @@ class ClipStream:
         rule: Rule = "even",
         augment: Augment | None = None,
         labels: Sequence[Mapping[str, Any]] | None = None,
+        kept: Kept | None = None,
+        pictures: bool = True,
     ) -> None:
         self.shards = shards
-        self.samples = None if samples is None else checked_samples(samples, shards)
+        self.kept = kept
+        self.samples = None if kept is None else kept.samples
         self.labels = labels
-        if self.samples is None:
-            self.plan = EpochPlan(shards.shard_sizes, seed=seed, window_shards=window_shards)
-            placing = None
+        placing: Placing
+        if samples is None:
+            sizes = shards.shard_sizes if kept is None else kept.sizes(shards.shard_sizes)
+            self.plan = EpochPlan(sizes, seed=seed, window_shards=window_shards)
+            placing = PretrainPlacing(
+                shards, clip, plan=self.plan, seed=seed, multi_scale=multi_scale and pictures, samples=self.samples
+            )
         else:
+            self.samples = checked_samples(samples, shards)
             self.plan = EpochPlan([len(self.samples)], seed=seed, window_shards=1)
             placing = TrainPlacing(shards, clip, plan=self.plan, samples=self.samples, seed=seed, rule=rule)
-            if sound is not None:
-                sound.check(shards, self.samples)
+        if sound is not None:
+            sound.check(shards, self.samples)
         self.quarantine = Quarantine(quarantine, max_fraction=max_bad_fraction, num_samples=self.plan.num_samples)
         self.position = 0
         self.trouble: str | None = None
@@ -136,12 +147,12 @@ class ClipStream:
             plan=self.plan,
             seed=seed,
             decoder=decoder,
-            multi_scale=multi_scale,
             frame_times=frame_times,
             verify=verify,
             sound=sound,
             placing=placing,
             augment=augment,
+            pictures=pictures,
         )
         self.dataset = dataset
         self.without_sound = SoundCount(shards if sound is not None else None, self.samples)
@@ -227,6 +238,11 @@ class ClipStream:
             ShardError: the state belongs to another shard set, seed or window; the message has both.
         """
         identity = self.identity()
+        if self.kept is None and "left_out" in state:
+            raise ShardError(
+                f"data state: the checkpoint was trained without {', '.join(state['left_out'])}, here nobody is left out;"
+                " give the same data.leave_out, or start a new run"
+            )
         missing = sorted({"position", *identity} - set(state))
         if missing:
             raise ShardError(
@@ -251,6 +267,8 @@ class ClipStream:
         }
         if self.samples is not None:
             identity["samples"] = sha256_bytes(self.samples.tobytes())[:16]
+        if self.kept is not None:
+            identity["left_out"] = list(self.kept.left_out)
         return identity
 
 
@@ -266,12 +284,15 @@ def evaluation_loader(
     frame_times: bool = False,
     worker_init: Callable[[int], None] | None = None,
     sound: SoundSettings | None = None,
+    pictures: bool = True,
 ) -> DataLoader:
     """The middle clip of every sample once, in index order: nothing padded, repeated or dropped.
 
     Bad clips are in ``ClipBatch.bad``; see :class:`~ssl_affect.data.plan.SequentialBatches` for several ranks.
     """
-    dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, frame_times=frame_times, sound=sound)
+    dataset = ClipDataset(
+        shards, clip, plan=None, decoder=decoder, frame_times=frame_times, sound=sound, pictures=pictures
+    )
     batches = SequentialBatches(len(shards), batch_size=batch_size, world_size=world_size, rank=rank)
     return _loader(
         dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=False, worker_init=worker_init
@@ -292,6 +313,7 @@ def view_loader(
     decoder: str = "auto",
     worker_init: Callable[[int], None] | None = None,
     sound: SoundSettings | None = None,
+    pictures: bool = True,
 ) -> DataLoader:
     """Every view of some samples once, as whole frames: nothing padded, repeated or dropped over all ranks.
 
@@ -308,6 +330,7 @@ def view_loader(
         decoder: See :func:`ssl_affect.data.decode.decode_video`.
         worker_init: Called with its number in every worker process when it starts.
         sound: Read the sound of the clips too.
+        pictures: False reads sound alone.
 
     Raises:
         ConfigError: a number is out of range or stands there twice, the decoder does not work here, or the sound has
@@ -318,7 +341,7 @@ def view_loader(
     if sound is not None:
         sound.check(shards, samples)
     placing = ViewPlacing(shards, clip, samples=samples, views=views)
-    dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, sound=sound, placing=placing)
+    dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, sound=sound, placing=placing, pictures=pictures)
     batches = SequentialBatches(len(placing.table), batch_size=batch_size, world_size=world_size, rank=rank)
     return _loader(
         dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=pin_memory, worker_init=worker_init

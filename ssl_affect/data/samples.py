@@ -7,11 +7,15 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from ssl_affect.data.schema import QUARANTINE_NAME
 from ssl_affect.data.shardset import ShardSet
-from ssl_affect.errors import ShardError
+from ssl_affect.errors import ConfigError, ProtocolError, ShardError
+from ssl_affect.files import sha256_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,85 @@ def _samples(shards: ShardSet) -> Iterator[Sample]:
             start_s=facts.start_s,
             num_frames=facts.num_frames,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveOut:
+    """Which clips are not read: those with some values in a label column, and so nobody who is in them.
+
+    Args:
+        column: Label column, such as ``fold``; ``subject`` goes by who is seen or heard.
+        values: Values whose clips are left out; compared as text.
+    """
+
+    column: str
+    values: list[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The samples of a shard set that are left when some people are left out.
+
+    Args:
+        samples: Their numbers, int64 [N], ascending.
+        left_out: Subjects that are left out, sorted.
+    """
+
+    samples: np.ndarray
+    left_out: tuple[str, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the numbers, 16 hexadecimal digits."""
+        return sha256_bytes(self.samples.tobytes())[:16]
+
+    def sizes(self, shard_sizes: np.ndarray) -> np.ndarray:
+        """Samples that are left of every shard, int64, given how many each holds."""
+        return kept_sizes(self.samples, shard_sizes)
+
+
+def kept_sizes(samples: np.ndarray, shard_sizes: np.ndarray) -> np.ndarray:
+    """How many of some samples, by their numbers, lie in every shard: int64."""
+    shards = np.searchsorted(np.cumsum(shard_sizes), samples, side="right")
+    return np.bincount(shards, minlength=len(shard_sizes)).astype(np.int64)
+
+
+def keep_others(shards: ShardSet, rule: LeaveOut) -> Kept:
+    """The samples that are left when some clips, and so the people in them, are left out; reads the facts of all samples.
+
+    Raises:
+        ConfigError: no clip has a value that is named, or nothing would be left.
+        ProtocolError: somebody who is left out stands in clips that would be kept, or clips do not say whom they show, so
+            that nobody could know.
+    """
+    every = read_samples(shards)
+    where = f"data.leave_out: column {rule.column!r} of {shards.folder}"
+    of_sample = [sample.subject if rule.column == "subject" else sample.labels.get(rule.column) for sample in every]
+    known, names = {str(value) for value in of_sample if value is not None}, [str(value) for value in rule.values]
+    if not names or len(set(names)) < len(names) or (unknown := sorted(set(names) - known)):
+        wrong = f"no clip has {', '.join(unknown[:5])}" if names and len(set(names)) == len(names) else f"got {names}"
+        close = ", ".join(sorted(known)[:30]) or "none"
+        raise ConfigError(
+            f"{where}: {wrong}; name values that are there, each once ({close}), or set leave_out to null"
+        )
+    gone = frozenset(names)
+    is_kept = np.array([value is None or str(value) not in gone for value in of_sample])
+    if not is_kept.any():
+        raise ConfigError(f"{where}: {', '.join(names)} are all {len(every)} clips; leave somebody to learn from")
+    left_out = {sample.subject for sample, kept in zip(every, is_kept, strict=True) if not kept}
+    if None in left_out or any(sample.subject is None for sample in every):
+        nameless = next(sample.key for sample in every if sample.subject is None)
+        raise ProtocolError(
+            f"{where}: clips have no subject ({nameless}, ...), so nobody can know who is left out; build the shards from a"
+            " --manifest with the column subject"
+        )
+    both = {sample.subject for sample, kept in zip(every, is_kept, strict=True) if kept and sample.subject in left_out}
+    if both:
+        raise ProtocolError(
+            f"{where}: {len(both)} people stand in clips that are left out and in others"
+            f" ({', '.join(sorted(map(str, both))[:5])}); leave them out by column: subject"
+        )
+    return Kept(np.flatnonzero(is_kept), tuple(sorted(map(str, left_out))))
 
 
 def read_quarantined(shards: ShardSet) -> list[tuple[str, str]]:

@@ -132,6 +132,7 @@ def extract_features(
             pin_memory=device.type == "cuda",
             decoder=decoder,
             sound=None if audio is None else SoundSettings(spec=audio, missing="leave_out" if sees else "refuse"),
+            pictures=sees,
         )
         embed = _Embedding(backbone, clip, audio, tokens=tokens, precision=precision, device=device)
         with embed.running():

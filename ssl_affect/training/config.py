@@ -100,6 +100,11 @@ class RunCLI(LightningCLI):
         for source, target in self.links:
             parser.link_arguments(source, target)
 
+    def instantiate_classes(self) -> None:
+        """Module, data and trainer; nothing of the pictures is decoded for a model that only hears."""
+        super().instantiate_classes()
+        self.datamodule.pictures = self.model.sees
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the callbacks of a run, in the order in which they have to act."""
         built = self.config_init

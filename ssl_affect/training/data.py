@@ -35,11 +35,13 @@ class ClipData(pl.LightningDataModule):
         decoder: See :func:`ssl_affect.data.decode.decode_video`.
         max_bad_fraction: Share of the samples that may turn out to be undecodable before the run stops.
         sound: How sound is read; None reads pictures only.
+        pictures: Whether pictures are read; the config sets False for models that only hear.
     """
 
     decoder: str
     max_bad_fraction: float
     sound: SoundSettings | None
+    pictures: bool = True
 
     def __init__(self, *, shards: Path, clip: ClipSpec, batch_size: int, seed: int, num_workers: int | None) -> None:
         super().__init__()
@@ -129,6 +131,7 @@ class ClipData(pl.LightningDataModule):
             max_bad_fraction=self.max_bad_fraction,
             worker_init=shield_worker,
             sound=self.sound,
+            pictures=self.pictures,
             **own,
         )
 

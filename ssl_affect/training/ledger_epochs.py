@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ssl_affect.data.plan import EpochPlan
+from ssl_affect.data.samples import kept_sizes
 from ssl_affect.training.ledger import Header, PlanFacts, Record
 
 _NONE = np.zeros(0, np.int64)
@@ -119,7 +120,9 @@ class Epochs:
         sizes = plan.shard_sizes if shard_sizes is None else shard_sizes
         self._universe = int(sizes.sum())
         identity = plan.identity
-        ordered = sizes if plan.samples is None else [len(plan.samples)]
+        ordered = sizes if plan.samples is None else np.array([len(plan.samples)])
+        if plan.samples is not None and "left_out" in identity:
+            ordered = kept_sizes(plan.samples, sizes)  # pretraining keeps the order of the shards, training mixes all
         self._order = EpochPlan(ordered, seed=identity["seed"], window_shards=identity["window_shards"])
         self._orders: dict[int, np.ndarray] = {}
         self._used: dict[int, np.ndarray] = {}  # epoch -> position at which each sample was used, -1 for not yet
