@@ -23,11 +23,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
     "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
     "slurm": ("ssl_affect.slurm.cli:main", "runs on a cluster: submit, status, doctor"),
+    "bakeoff": ("ssl_affect.bakeoff.cli:main", "several methods, the same shards, the same compute, one report"),
     "demo": ("ssl_affect.demo:main", "the whole road on synthetic faces or on your own videos"),
     "protocol": (
         "ssl_affect.protocols.cli:main",
         "data sets: labels, folds, counts, published numbers; check your copy",
     ),
+    "plan": ("ssl_affect.planning.cli:main", "hours, memory, disk and data workers of a run, before it starts"),
     "ledger": ("ssl_affect.training.ledger_cli:main", "prove that a run used every clip exactly once; show its starts"),
     "doctor": ("ssl_affect.doctor:main", "what is installed, what loads, and what to do about what does not"),
 }
