@@ -5,6 +5,7 @@ boto3, the owner's client, because it finds credentials, profiles, regions and e
 synchronous: safe in threads and after forks. Its own retries are off; :class:`~ssl_affect.data.storage.Storage` has them.
 """
 
+import os
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from ssl_affect.data.storage import Location, StorageError, TransientError
 from ssl_affect.errors import ConfigError
 
+ANONYMOUS_VARIABLE = "SSL_AFFECT_S3_ANONYMOUS"
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 15.0, 60.0
 _POOL = 64  # connections that are kept open
 _MAY_PASS = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable")
@@ -19,6 +21,13 @@ _CREDENTIALS = (
     "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE and ~/.aws/credentials), AWS_ENDPOINT_URL_S3 for a"
     " server of your own, and that the key may s3:GetObject here"
 )
+_REFUSED = {
+    "AccessDenied": "the server does not let this file be read",
+    "InvalidAccessKeyId": "the server does not know this access key",
+    "SignatureDoesNotMatch": "the secret does not belong to the access key",
+    "ExpiredToken": "the login has expired, renew it",
+    "RequestTimeTooSkewed": "the clocks of this machine and of the server disagree by minutes, set this one",
+}
 
 
 class S3Body:
@@ -52,7 +61,7 @@ class S3Backend:
         location: ``s3://bucket/prefix``.
 
     Raises:
-        ConfigError: boto3 is not installed.
+        ConfigError: boto3 is not installed, or ``SSL_AFFECT_S3_ANONYMOUS`` is neither 0 nor 1.
         StorageError: profile, region or credentials are named but cannot be used.
     """
 
@@ -62,7 +71,7 @@ class S3Backend:
         parts = urlsplit(location.url)
         self.location = location
         self.bucket, self._prefix = parts.netloc, parts.path.strip("/")
-        self._client, self._signed = _make_client(location)
+        self._client, self._unsigned = _make_client(location)
 
     def size(self, name: str) -> int:
         """See :class:`~ssl_affect.data.storage.Backend`."""
@@ -112,27 +121,41 @@ class S3Backend:
         if status == 404:
             raise StorageError(f"{where}: {what}: no such file; check the address, or upload the whole folder again")
         if status in (400, 401, 403):
-            how = "" if self._signed else "no credentials were found, so the request was not signed; "
-            raise StorageError(f"{where}: {what}: the server does not let this file be read; {how}{_CREDENTIALS}")
+            means = _REFUSED.get(code, _REFUSED["AccessDenied"])
+            raise StorageError(f"{where}: {what}: {means}; {self._unsigned}{_CREDENTIALS}")
         if status == 416:
             raise StorageError(f"{where}: {what}: the file is shorter than expected; upload it again")
         raise StorageError(f"{where}: {what}: unexpected answer; check AWS_REGION and AWS_ENDPOINT_URL_S3")
 
 
-def _make_client(location: Location) -> tuple[Any, bool]:
-    """A client of this process, and whether it signs: without any credentials a bucket may still be public."""
+def _make_client(location: Location) -> tuple[Any, str]:
+    """A client of this process, and why it does not sign, "" if it does: without credentials a bucket may be public."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
+    anonymous = _anonymous()
     try:
         session = boto3.session.Session()
-        signed = session.get_credentials() is not None
+        if anonymous:
+            unsigned = f"the request was not signed, because {ANONYMOUS_VARIABLE} is 1; "
+        elif session.get_credentials() is None:
+            unsigned = "no credentials were found, so the request was not signed; "
+        else:
+            unsigned = ""
         config = Config(
             retries={"total_max_attempts": 1}, connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S,
-            max_pool_connections=_POOL, **({} if signed else {"signature_version": UNSIGNED}),
+            max_pool_connections=_POOL, **({"signature_version": UNSIGNED} if unsigned else {}),
         )  # fmt: skip
-        return session.client("s3", config=config), signed
+        return session.client("s3", config=config), unsigned
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no address
         raise StorageError(f"{location}: {error}; {_CREDENTIALS}") from error
+
+
+def _anonymous() -> bool:
+    """Whether requests are not to be signed although there are credentials, which are for another server, say."""
+    given = os.environ.get(ANONYMOUS_VARIABLE, "").strip()
+    if given not in ("", "0", "1"):
+        raise ConfigError(f"{ANONYMOUS_VARIABLE}={given!r}: say 1 to read without a login, or 0")
+    return given == "1"

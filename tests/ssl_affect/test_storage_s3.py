@@ -1,8 +1,11 @@
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
@@ -12,6 +15,8 @@ from ssl_affect.data.cache import FOLDER_VARIABLE, SIZE_VARIABLE
 from ssl_affect.data.reader import ClipStream
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.storage import RETRIES_VARIABLE, StorageError
+from ssl_affect.data.storage_s3 import ANONYMOUS_VARIABLE
+from ssl_affect.errors import ConfigError
 from ssl_affect.types import ClipSpec
 
 pytestmark = pytest.mark.skipif(
@@ -20,6 +25,8 @@ pytestmark = pytest.mark.skipif(
 )
 CLIP = ClipSpec(num_frames=4, stride=2, size=32)
 URL = "s3://lab-shards/faces/set"
+OPEN = "s3://open-shards/faces/set"
+OWNER = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +50,11 @@ def endpoint(folder, tmp_path_factory):
     try:
         _wait(port, server, log)
         url = f"http://127.0.0.1:{port}"
-        client = boto3.client(
-            "s3", endpoint_url=url, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
-        )
-        client.create_bucket(Bucket="lab-shards")
-        for path in sorted(folder.iterdir()):
-            client.put_object(Bucket="lab-shards", Key=f"faces/set/{path.name}", Body=path.read_bytes())
+        client = boto3.client("s3", endpoint_url=url, **OWNER)
+        for bucket, access in (("lab-shards", "private"), ("open-shards", "public-read")):
+            client.create_bucket(Bucket=bucket)
+            for path in sorted(folder.iterdir()):
+                client.put_object(Bucket=bucket, Key=f"faces/set/{path.name}", Body=path.read_bytes(), ACL=access)
         yield url
     finally:
         server.kill()
@@ -120,3 +126,103 @@ def test_a_profile_that_is_not_there_is_said_so(monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "lab")
     with pytest.raises(StorageError, match=r"The config profile \(lab\) could not be found; check AWS_ACCESS_KEY_ID"):
         ShardSet(URL)
+
+
+@contextmanager
+def logins_checked(endpoint):
+    """From here on the server asks who signed a request, and whether they may."""
+
+    def unchecked(requests):
+        kind = {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset-auth", requests, kind)).close()
+
+    unchecked(b"0")
+    try:
+        yield
+    finally:
+        unchecked(b"inf")
+
+
+@pytest.fixture(scope="module")
+def reader(endpoint):
+    """The access key of somebody who may read what lies below faces/ in the bucket lab-shards, and nothing else."""
+    import boto3
+
+    client = boto3.client("iam", endpoint_url=endpoint, **OWNER)
+    client.create_user(UserName="reader")
+    rule = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::lab-shards/faces/*"}
+    text = json.dumps({"Version": "2012-10-17", "Statement": [rule]})
+    client.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=text)
+    return client.create_access_key(UserName="reader")["AccessKey"]
+
+
+def log_in(monkeypatch, key, secret):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+
+
+@pytest.mark.parametrize("gigabytes", ["1", "0"])
+def test_somebody_who_may_only_read_these_files_can(folder, endpoint, reader, monkeypatch, gigabytes):
+    monkeypatch.setenv(SIZE_VARIABLE, gigabytes)
+    log_in(monkeypatch, reader["AccessKeyId"], reader["SecretAccessKey"])
+    with logins_checked(endpoint):
+        assert ShardSet(URL).read(0, "jpgs") == ShardSet(folder).read(0, "jpgs")
+
+
+def test_a_denied_bucket_an_unknown_key_and_a_wrong_secret_are_told_apart(endpoint, reader, monkeypatch):
+    key, secret = reader["AccessKeyId"], reader["SecretAccessKey"]
+    for url, name, word, expected in (
+        (OPEN, key, secret, "403 AccessDenied: the server does not let this file be read; check AWS_ACCESS_KEY_ID"),
+        (URL, "AKIAUNKNOWN000000000", secret, "403 InvalidAccessKeyId: the server does not know this access key"),
+        (URL, key, "very-secret", "403 SignatureDoesNotMatch: the secret does not belong to the access key"),
+    ):
+        log_in(monkeypatch, name, word)
+        begin = time.monotonic()
+        with logins_checked(endpoint), pytest.raises(StorageError) as caught:
+            ShardSet(url)
+        assert time.monotonic() - begin < 2, "asking again would not help"
+        assert f"{url}/manifest.json: {expected}" in str(caught.value)
+        assert word not in str(caught.value)
+
+
+def test_a_bucket_that_is_closed_while_it_is_read_ends_the_reading(endpoint, monkeypatch):
+    import boto3
+
+    monkeypatch.setenv(SIZE_VARIABLE, "0")
+    shards = ShardSet(URL)
+    client = boto3.client("s3", endpoint_url=endpoint, **OWNER)
+    rule = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::lab-shards/*"}
+    client.put_bucket_policy(Bucket="lab-shards", Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
+    try:
+        with pytest.raises(StorageError, match=r"train-00000\d.tar: 403: the server does not let this file be read"):
+            shards.read(0, "jpgs")
+    finally:
+        client.delete_bucket_policy(Bucket="lab-shards")
+    assert shards.read(0, "jpgs")
+
+
+@pytest.mark.parametrize("gigabytes", ["1", "0"])
+def test_without_a_login_a_public_bucket_is_read(folder, monkeypatch, gigabytes, tmp_path):
+    monkeypatch.setenv(SIZE_VARIABLE, gigabytes)
+    without_login(monkeypatch, tmp_path)
+    assert ShardSet(OPEN).read(3, "flac") == ShardSet(folder).read(3, "flac")
+    with pytest.raises(StorageError, match=r"403.*no credentials were found, so the request was not signed; check"):
+        ShardSet(URL)
+
+
+def test_a_login_for_another_server_can_be_left_out(folder, endpoint, monkeypatch):
+    monkeypatch.setenv(ANONYMOUS_VARIABLE, "1")
+    assert ShardSet(OPEN).fingerprint == ShardSet(folder).fingerprint
+    with pytest.raises(StorageError, match=f"403.*was not signed, because {ANONYMOUS_VARIABLE} is 1; check") as caught:
+        ShardSet(URL)
+    assert "very-secret" not in str(caught.value)
+    monkeypatch.setenv(ANONYMOUS_VARIABLE, "yes")
+    with pytest.raises(ConfigError, match=f"{ANONYMOUS_VARIABLE}='yes': say 1"):
+        ShardSet(OPEN)
+
+
+def without_login(monkeypatch, folder):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(folder / "none"))
