@@ -31,14 +31,14 @@ class Step:
     Args:
         title: What it does, in a few words.
         command: The arguments of ``ssl-affect``.
-        product: A file that is there when it is done.
+        product: A file that is there when it is done; None where the journal alone knows.
         keep_output: Where its standard output goes when it is long; only the beginning is shown then.
         reads: Files that decide what it does, such as configs; when their content changes it is run again.
     """
 
     title: str
     command: tuple[str, ...]
-    product: Path
+    product: Path | None
     keep_output: Path | None = None
     reads: tuple[Path, ...] = ()
 
@@ -80,7 +80,7 @@ class Journal:
 
     def is_done(self, step: Step) -> bool:
         """Whether a command was finished before and what it made is still there."""
-        return step.key in self.seconds and step.product.is_file()
+        return step.key in self.seconds and (step.product is None or step.product.is_file())
 
     def do(self, step: Step, place: str) -> None:
         """Shows a command, runs it unless it is done, and notes that it is.

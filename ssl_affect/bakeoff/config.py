@@ -100,8 +100,8 @@ class Probe:
         name: Of the probe in tables and folders.
         title: In words.
         commands: Commands that are run for every checkpoint, in order.
-        tested: Folder of ``ssl-affect finetune`` (``fit`` or ``join``) that holds the test: every task is evaluated, with
-            intervals over people and paired tests. A ``join`` writes ``test.json`` into the folder itself.
+        tested: Folder with ``test.json``, which ``ssl-affect finetune fit`` writes to ``RUN/test`` and ``finetune join`` to
+            its ``--out``: every task is evaluated, with intervals over people and paired tests.
         figures: Numbers that the commands write as JSON, by the name they get in tables.
         fractions: Shares of the budget at which it is asked; those of the study unless given.
         methods: Methods that it is asked of; all unless given.
