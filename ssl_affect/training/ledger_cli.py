@@ -1,4 +1,4 @@
-"""``ssl-affect ledger verify`` and ``show``: was every clip used exactly once, and what happened to a run."""
+"""``ssl-affect ledger``: was every clip used exactly once, what happened to a run, and whom did it meet?"""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from ssl_affect.data.shardset import ShardSet
 from ssl_affect.errors import ShardError
 from ssl_affect.training.ledger import PlanFacts
 from ssl_affect.training.ledger_check import Finding, Verdict, verify
+from ssl_affect.training.ledger_clips import as_lines, used_clips
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> int:
     """``ssl-affect ledger ...``.
 
     Returns:
-        0; 1 where ``verify`` found a gap or a double.
+        0; 1 where ``verify`` found a gap or a double, or ``clips`` somebody who was to be left out.
 
     Raises:
         LedgerError: the run has no ledger, or it cannot be read.
@@ -31,10 +32,16 @@ def main(argv: list[str]) -> int:
     check.add_argument("--shards", type=Path, metavar="DIR", help="compare with these shards and name samples by keys")
     check.add_argument("--limit", type=int, default=100, metavar="N", help="most lines of findings; 0 for all (100)")
     show = commands.add_parser("show", help="a table of the starts of a run")
-    for command in (check, show):
+    clips = commands.add_parser(
+        "clips", help="the people and clips that a run took; exit code 1 if one was to be left out"
+    )
+    clips.add_argument("--shards", type=Path, metavar="DIR", help="where its shards are now")
+    for command in (check, show, clips):
         command.add_argument("run", type=Path, metavar="RUN", help="folder of a run; it may be going on")
         command.add_argument("--json", action="store_true", help="as JSON, for programs")
     options = parser.parse_args(argv)
+    if options.command == "clips":
+        return _clips(options.run, options.shards, as_json=options.json)
     shards = ShardSet(options.shards) if options.command == "verify" and options.shards else None
     verdict = verify(options.run, shard_sizes=None if shards is None else shards.shard_sizes)
     if shards is not None:
@@ -46,6 +53,12 @@ def main(argv: list[str]) -> int:
     else:
         print("\n".join([*summary(options.run, verdict), *findings(verdict, shards, options.limit)]))
     return 1 if options.command == "verify" and verdict.findings else 0
+
+
+def _clips(run: Path, shards: Path | None, *, as_json: bool) -> int:
+    used = used_clips(run, None if shards is None else ShardSet(shards))
+    print(json.dumps(used, indent=2) if as_json else "\n".join(as_lines(run, used)))
+    return 1 if set(used["left_out"] or ()) & used["subjects"].keys() else 0
 
 
 def as_dict(verdict: Verdict) -> dict[str, object]:
