@@ -143,6 +143,10 @@ class ClipDataModule(ClipData):
         left_out = "" if self.kept is None else f"; left out: {', '.join(self.kept.left_out)}"
         return super().summary() + held_out + left_out
 
+    def described(self) -> dict[str, Any]:
+        """What a clip of this run is, and who was left out, where anybody was."""
+        return super().described() | ({} if self.kept is None else {"left_out": list(self.kept.left_out)})
+
     def facts(self) -> dict[str, Any]:
         """The data in plain values, for ``run.json``."""
         held_out = None if self.val_shards is None else str(self.val_shards.folder)

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("ssl_affect.timeline.cli:main", "one page on a video: expressions over time by a finetuned model"),
     "evaluate": ("ssl_affect.evaluation.cli:main", "figures, intervals and a report of a file of predictions"),
     "audit": ("ssl_affect.evaluation.cli:audit", "recompute and relabel somebody else's results"),
+    "retrieve": ("ssl_affect.probing.retrieval_cli:main", "find the voice of a face and the face of a voice"),
     "slurm": ("ssl_affect.slurm.cli:main", "runs on a cluster: submit, status, doctor"),
     "bakeoff": ("ssl_affect.bakeoff.cli:main", "several methods, the same shards, the same compute, one report"),
     "demo": ("ssl_affect.demo:main", "the whole road on synthetic faces or on your own videos"),

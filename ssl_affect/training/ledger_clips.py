@@ -59,10 +59,10 @@ def used_clips(run: Path, shards: ShardSet | None = None) -> dict[str, Any]:
         keys[facts.key] = times[sample]
         row = subjects.setdefault(facts.subject or "", {"clips": 0, "times": 0})
         row["clips"], row["times"] = row["clips"] + 1, row["times"] + times[sample]
-    left_out = [plan.identity.get("left_out") for plan in plans]
+    left_out = [plan.identity["left_out"] for plan in plans if plan.identity.get("left_out") is not None]
     return {
         "fingerprint": found.fingerprint,
-        "left_out": None if None in left_out else sorted({name for names in left_out for name in names}),
+        "left_out": None if len(left_out) < len(plans) else sorted({name for names in left_out for name in names}),
         "subjects": dict(sorted(subjects.items())),
         "keys": keys,
     }
