@@ -134,7 +134,7 @@ def collate(
         good = [_blank(shape)]
     times = [item["start_time_s"] for item in good]
     return ClipBatch(
-        video=default_collate([item["video"] for item in good]),  # in a worker this writes into shared memory
+        video=_stacked([item["video"] for item in good]),
         crop=torch.stack([item["crop"] for item in good]),
         key=[item["key"] for item in good],
         position=torch.tensor([item["position"] for item in good]),
@@ -148,6 +148,20 @@ def collate(
         view=torch.tensor([item["view"] for item in good]),
         **(_augmentations(good) if augmented else {}),
     )
+
+
+def _stacked(videos: Sequence[Tensor]) -> Tensor:
+    """The clips as one tensor: as they lie where they were decoded one after the other into one memory, else a copy."""
+    first = videos[0]
+    begin, size, storage = first.storage_offset(), first.numel(), first.untyped_storage().data_ptr()
+    in_a_row = all(
+        (video.untyped_storage().data_ptr(), video.storage_offset(), video.shape)
+        == (storage, begin + row * size, first.shape)
+        for row, video in enumerate(videos)
+    )
+    if size and in_a_row and first.is_contiguous():
+        return first.as_strided((len(videos), *first.shape), (size, *first.stride()))
+    return default_collate(list(videos))  # in a worker this writes into shared memory
 
 
 def _blank(shape: tuple[int, ...]) -> dict[str, Any]:

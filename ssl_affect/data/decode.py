@@ -46,7 +46,12 @@ class Status:
 
 
 def decode_video(
-    data: Source, codec: Codec, indices: Sequence[int] | np.ndarray | None = None, *, decoder: str = "auto"
+    data: Source,
+    codec: Codec,
+    indices: Sequence[int] | np.ndarray | None = None,
+    *,
+    decoder: str = "auto",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decodes chosen frames of a video.
 
@@ -55,9 +60,11 @@ def decode_video(
         codec: ``jpeg`` for packed JPEG, ``h264`` for the mp4 members of shards, ``raw`` for any other video file.
         indices: Frames to return, in any order, repeats allowed; None returns all.
         decoder: A name of :func:`available_decoders`, or ``auto``.
+        out: Memory for the frames, uint8 [T, H, W, 3]; used where the video's frames have that size, else what is in it
+            afterwards means nothing.
 
     Returns:
-        RGB frames, uint8 [T, H, W, 3].
+        RGB frames, uint8 [T, H, W, 3]; ``out`` where it was used.
 
     Raises:
         DecodeError: the video is damaged, cut short, or has fewer frames than asked for.
@@ -73,35 +80,49 @@ def decode_video(
         count = len(offsets) - 1
         chosen = range(count) if indices is None else checked_indices(indices, count)
         view = memoryview(blob)
-        return decode_jpegs([view[offsets[i] : offsets[i + 1]] for i in chosen], decoder=name)
+        return decode_jpegs([view[offsets[i] : offsets[i + 1]] for i in chosen], decoder=name, out=out)
     wanted = None if indices is None else checked_indices(indices, None)
     with _errors(name):
-        frames = VIDEO[name](data, codec, wanted)
+        frames = VIDEO[name](data, codec, wanted, out)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise DecodeError(f"{name}: expected RGB frames, got {frames.dtype} {frames.shape}")
+    if out is not None and frames is not out and frames.shape == out.shape:
+        out[...] = frames
+        return out
     return frames
 
 
-def decode_jpegs(files: Sequence[bytes | memoryview], *, decoder: str = "auto") -> np.ndarray:
-    """Decodes JPEG files of one size to RGB frames, uint8 [T, H, W, 3]; a file that occurs repeatedly is decoded once.
+def decode_jpegs(
+    files: Sequence[bytes | memoryview], *, decoder: str = "auto", out: np.ndarray | None = None
+) -> np.ndarray:
+    """Decodes JPEG files of one size to RGB frames; a file that occurs repeatedly is decoded once.
+
+    Args:
+        files: The files.
+        decoder: A name of ``JPEG_DECODERS``, or ``auto``.
+        out: See :func:`decode_video`.
+
+    Returns:
+        RGB frames, uint8 [T, H, W, 3]; ``out`` where it was used.
 
     Raises:
         DecodeError: a file is damaged or has another size than the first.
     """
-    name = choose_decoder("jpeg", decoder)
-    out: np.ndarray | None = None
-    for row, file in enumerate(files):
-        if out is not None and row and file == files[row - 1]:
-            out[row] = out[row - 1]
-            continue
-        with _errors(name):
-            frame = JPEG[name](file)
-        if out is None:
-            out = np.empty((len(files), *frame.shape), dtype=np.uint8)
-        if frame.shape != out.shape[1:]:
-            raise DecodeError(f"packed frames: frame {row} is {frame.shape}, the first is {out.shape[1:]}")
-        out[row] = frame
-    if out is None:
+    decode = JPEG[name := choose_decoder("jpeg", decoder)]
+    rows = None if out is None or len(out) != len(files) else list(out)
+    with _errors(name):
+        for row, file in enumerate(files):
+            if row and rows is not None and file == files[row - 1]:
+                rows[row][...] = rows[row - 1]
+                continue
+            frame = decode(file, None if rows is None else rows[row])
+            if rows is None or (row == 0 and frame.shape != rows[0].shape):
+                rows = list(out := np.empty((len(files), *frame.shape), dtype=np.uint8))
+            if frame.shape != rows[0].shape:
+                raise DecodeError(f"packed frames: frame {row} is {frame.shape}, the first is {rows[0].shape}")
+            if frame is not rows[row]:
+                rows[row][...] = frame
+    if not files or out is None:
         raise DecodeError("packed frames: no frames were given")
     return out
 
@@ -176,9 +197,9 @@ def _try_out(name: str) -> str:
     indices = np.array([5, 1, 1, 3])
     if name in JPEG_DECODERS:
         offsets = frame_offsets(blob := _sample_jpeg())
-        frames = np.stack([JPEG[name](blob[offsets[i] : offsets[i + 1]]) for i in indices])
+        frames = np.stack([JPEG[name](blob[offsets[i] : offsets[i + 1]], None) for i in indices])
     else:
-        frames = VIDEO[name](_sample_h264(), "h264", indices)
+        frames = VIDEO[name](_sample_h264(), "h264", indices, None)
     found = frames.reshape(len(indices), -1).mean(axis=1)
     expected = _sample_levels()[indices]
     if frames.shape != (4, _SAMPLE_SIZE, _SAMPLE_SIZE, 3) or np.abs(found - expected).max() > 10:

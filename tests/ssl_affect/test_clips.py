@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from shard_fixture import frame_level, make_shards
+from torch.utils.data import DataLoader
 
 from ssl_affect.data.clips import ClipBatch, ClipDataset, collate, read_clip
 from ssl_affect.data.decode import decode_video
@@ -174,3 +175,31 @@ def test_frames_of_another_size_than_the_recipe_says_are_refused(tmp_path):
 def test_a_plan_for_other_shards_is_refused(shards):
     with pytest.raises(ConfigError, match="orders 9 samples, the shards hold 5"):
         dataset(shards, plan=EpochPlan([9], seed=0))
+
+
+def test_a_batch_is_decoded_into_one_memory_and_not_copied(shards):
+    data = dataset(shards)
+    items = data.__getitems__([2, 3, 4])
+    batch = data.collate(items)
+    assert batch.video.data_ptr() == items[0]["video"].data_ptr()
+    assert torch.equal(batch.video, torch.stack([data[position]["video"] for position in (2, 3, 4)]))
+    swapped = data.collate([items[0], items[2], items[1]])
+    assert torch.equal(swapped.video, batch.video[[0, 2, 1]])
+    assert torch.equal(data.collate(items[1:]).video, batch.video[1:])
+
+
+def test_bad_clips_leave_no_gap_in_the_memory_of_a_batch(damaged):
+    data = ClipDataset(damaged, ClipSpec(num_frames=10, stride=3, size=32), plan=None)
+    batch = data.collate(data.__getitems__(list(range(6))))
+    good = [position for position in range(6) if position not in (1, 4)]
+    assert batch.position.tolist() == good
+    assert torch.equal(batch.video, torch.stack([data[position]["video"] for position in good]))
+
+
+def test_workers_give_the_same_batches_in_shared_memory(shards):
+    data = dataset(shards)
+    loader = DataLoader(data, batch_sampler=[[0, 1, 2], [3, 4]], num_workers=1, collate_fn=data.collate)
+    for batch, positions in zip(loader, ([0, 1, 2], [3, 4]), strict=True):
+        assert batch.video.is_shared()
+        assert batch.video.untyped_storage().nbytes() == batch.video.numel()
+        assert torch.equal(batch.video, torch.stack([data[position]["video"] for position in positions]))

@@ -162,7 +162,7 @@ def test_impossible_choices_are_refused(codec, decoder, message):
 
 
 def test_a_decoder_that_does_not_work_is_refused_with_its_reason(monkeypatch):
-    monkeypatch.setitem(decode.VIDEO, "decord", lambda data, codec, indices: np.zeros((4, 32, 32, 3), np.uint8))
+    monkeypatch.setitem(decode.VIDEO, "decord", lambda *_: np.zeros((4, 32, 32, 3), np.uint8))
     decode._status.cache_clear()
     choose_decoder.cache_clear()
     try:
@@ -239,3 +239,44 @@ def test_b_frames_come_in_the_order_they_are_shown():
     frames = decode_video(stream.getvalue(), "raw", [40, 3, 17, 31], decoder="pyav")
     assert levels(frames) == [0, 3, 7, 1]
     assert frame_level(3) == 86
+
+
+@pytest.mark.parametrize("indices", [[7, 8, 9], [33, 2, 2, 49, 12, 11]])
+def test_frames_are_written_where_they_are_wanted(case, indices):
+    name, codec, data = case
+    out = np.zeros((len(indices), 32, 32, 3), np.uint8)
+    frames = decode_video(data, codec, indices, decoder=name, out=out)
+    assert frames is out
+    assert np.array_equal(out, decode_video(data, codec, indices, decoder=name))
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16, 3), (2, 48, 48, 3), (1, 32, 32, 3)])
+def test_memory_of_another_size_is_not_handed_back(case, shape):
+    name, codec, data = case
+    out = np.zeros(shape, np.uint8)
+    frames = decode_video(data, codec, [4, 20], decoder=name, out=out)
+    assert frames.shape == (2, 32, 32, 3)
+    assert frames is not out
+    assert levels(frames) == [4, 0]
+
+
+def test_no_files_are_no_frames():
+    with pytest.raises(DecodeError, match="no frames were given"):
+        decode_jpegs([], out=np.zeros((0, 32, 32, 3), np.uint8))
+
+
+def test_pyav_finds_the_frames_of_an_mp4_with_b_frames():
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=25, options={"g": "25", "bf": "3", "b-adapt": "0"})
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        for frame in FRAMES:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode(None))
+    data = stream.getvalue()
+    with av.open(io.BytesIO(data)) as container:
+        packets = list(container.demux(video=0))
+        assert any(packet.pts != packet.dts for packet in packets)  # there are B frames, so this tests something
+    whole = decode_video(data, "raw", decoder="pyav")
+    for indices in ([3], [26, 30, 34], [49], [0, 12, 25]):
+        assert np.array_equal(decode_video(data, "h264", indices, decoder="pyav"), whole[indices])
