@@ -160,6 +160,17 @@ register(
     },
 )  # fmt: skip
 register(
+    "videomae_small",
+    origin="ours: no published weights or results",
+    backbone=VideoViT,
+    pretraining=VideoMAE,
+    pretraining_backbone={"pool": "", "head_init_scale": 1.0},
+    arch={
+        "img_size": 160, "embed_dim": 384, "depth": 12, "num_heads": 6,
+        "decoder_embed_dim": 192, "decoder_depth": 4, "decoder_num_heads": 3,
+    },
+)  # fmt: skip
+register(
     "videomae_tiny",
     origin="ours: no published weights or results; trains on a CPU",
     backbone=VideoViT,
