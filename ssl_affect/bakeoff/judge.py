@@ -200,7 +200,7 @@ def _number(content: Any, key: str, path: Path) -> float:
     return float(value)
 
 
-def tests_of(
+def read_tests(
     probe: Probe, cells: Iterable[Cell], share: Fraction | None, workers: int
 ) -> dict[Cell, dict[str, Predictions]]:
     """The predictions of a probe of some cells at a share of the budget."""

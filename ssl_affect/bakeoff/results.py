@@ -9,7 +9,7 @@ from typing import Any
 
 from ssl_affect.bakeoff.commands import Cell, cells, tested_folder
 from ssl_affect.bakeoff.config import Bakeoff, Probe, Study, read_bakeoff
-from ssl_affect.bakeoff.judge import figures_of, judge_place, paired_tests, read_figure, tests_of
+from ssl_affect.bakeoff.judge import figures_of, judge_place, paired_tests, read_figure, read_tests
 from ssl_affect.bakeoff.run import JOURNAL, length_of_cell, probes_of, read_facts, steps_of
 from ssl_affect.bakeoff.signs import read_signs
 from ssl_affect.data.schema import MANIFEST_NAME
@@ -131,7 +131,7 @@ def _tested(
     figures, tests, trivial, signs = [], [], [], []
     places: dict[str, dict[Any, Any]] = {}
     for (method, share), of_place in asked.items():
-        found = tests_of(probe, of_place, share, workers)
+        found = read_tests(probe, of_place, share, workers)
         for task, judged in judge_place(found).items():
             places.setdefault(task, {})[method, share] = judged
             values, constants = figures_of(judged, bootstrap)
