@@ -22,7 +22,7 @@ from ssl_affect.training.zero import load_optimizer_state, load_weights_of, whol
 from ssl_affect.types import MaskSpec
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke_hicmae.yaml"
-CLIP = 0.5
+CLIP = 0.1  # every step is clipped
 EACH = 3  # clips per process
 
 
@@ -111,16 +111,17 @@ def distance(a, b):
 
 def alone(model, batches):
     """Losses and final weights of one process with the clips of all, and the state of its optimizer after two steps."""
-    optimizer, losses, states = optimizer_of(model), [], []
+    optimizer, losses, norms, states = optimizer_of(model), [], [], []
     for number, batch in enumerate(batches):
         loss = model(*batch)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
         optimizer.step()
         losses.append(float(loss.detach()))
         if number == 1:
             states = [{k: v.clone() for k, v in values.items()} for values in optimizer.state_dict()["state"].values()]
+    assert min(norms) > CLIP
     return losses, states, [group["names"] for group in optimizer.param_groups]
 
 

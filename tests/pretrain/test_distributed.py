@@ -12,44 +12,43 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from pretrain_runs import CONFIGS, SMOKE, arguments, checkpoint, column, same, steps
+from distributed_runs import (
+    CLIP,
+    CLIPPED,
+    HICMAE,
+    LAYER_DECAY,
+    PAIR,
+    PATIENCE_S,
+    WHOLE,
+    arguments_of,
+    close,
+    environment_of,
+    equal_columns,
+    train,
+    was_clipped,
+)
+from pretrain_runs import CONFIGS, checkpoint, same, steps
 
-from pretrain.cli import main
+from ssl_affect.cli import main as command
 from ssl_affect.errors import ConfigError
 from ssl_affect.export import export
 from ssl_affect.training.sharding import FSDP2Strategy
 from ssl_affect.training.trainer import make_strategy
 from ssl_affect.training.watchdog import process_state
 
-CLIPPED = [*steps(8, every=4), "--model.optim.base_lr=3e-2", "--model.schedule.warmup_steps=0"]
-CLIPPED += ["--trainer.gradient_clip_val=0.5"]
-PAIR = ["--trainer.devices=2", "--data.batch_size=2"]
 FSDP2 = [*PAIR, "--trainer.strategy=fsdp2"]
-HICMAE = ["--model.init_args.gather=true", "--trainer.cpu_threads=1"]
-
-
-def arguments_of(run: Path, shards: Path, *extra: str) -> list[str]:
-    """Of configs/smoke.yaml, or of configs/smoke_hicmae.yaml where the contrast gathers clips."""
-    config = CONFIGS / ("smoke_hicmae.yaml" if HICMAE[0] in extra else "smoke.yaml")
-    return [str(config) if word == str(SMOKE) else word for word in arguments(run, shards, *extra)]
-
-
-def train(run: Path, shards: Path, *extra: str) -> int:
-    return main(arguments_of(run, shards, *extra))
 
 
 def start(run: Path, shards: Path, *extra: str, log: Path | None = None) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ssl_affect.cli", "pretrain", *arguments_of(run, shards, *extra)]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "ssl_affect.cli", "pretrain", *arguments_of(run, shards, *extra)]
     stream = None if log is None else log.open("w")
-    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=stream)
+    return subprocess.Popen(words, env=environment_of(), start_new_session=True, stderr=stream)
 
 
 def finish(run: Path, shards: Path, *extra: str) -> None:
     process = start(run, shards, *extra)
     try:
-        assert process.wait(timeout=280) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
     finally:
         end_group(process.pid)
 
@@ -61,44 +60,32 @@ def end_group(pid: int) -> None:
         pass
 
 
-def close(ours: dict, theirs: dict) -> None:
-    for name, weight in theirs["state_dict"].items():
-        torch.testing.assert_close(ours["state_dict"][name], weight, rtol=1e-4, atol=1e-5)
-    (a,), (b,) = ours["optimizer_states"], theirs["optimizer_states"]
-    assert [group["names"] for group in a["param_groups"]] == [group["names"] for group in b["param_groups"]]
-    for number, values in b["state"].items():
-        for name, value in values.items():
-            torch.testing.assert_close(a["state"][number][name], value, rtol=1e-3, atol=1e-5)
-
-
-def equal_columns(run: Path, single: Path, *, contrasts: bool = False) -> None:
-    held_out = (
-        ("val/video", "val/audio") if contrasts else ("val/loss",)
-    )  # held-out clips are contrasted batch by batch
-    for name in ("train/loss", "train/grad_norm", "lr", *held_out):
-        assert column(run, name) == pytest.approx(column(single, name), rel=1e-3), name
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["mae_dfer", "hicmae"])
 def test_fsdp2_equals_one_process_and_both_go_on_from_the_other(tmp_path, shards, held_out, method):
-    extra = [*(HICMAE if method == "hicmae" else []), *CLIPPED, "--data.val_shards", str(held_out)]
-    whole = ["--data.batch_size=4", "--trainer.devices=1", "--trainer.strategy=auto"]
+    """Every step is clipped; every layer of MAE-DFER has a learning rate of its own; HiCMAE gathers its contrast."""
+    extra = [*(HICMAE if method == "hicmae" else LAYER_DECAY), *CLIPPED, "--data.val_shards", str(held_out)]
     single, run, back = tmp_path / "single", tmp_path / "run", tmp_path / "back"
-    train(single, shards, *extra, *whole)
+    train(single, shards, *extra, *WHOLE)
+    assert was_clipped(single)
     finish(run, shards, *extra, *FSDP2, "--trainer.max_steps=4")
     saved = checkpoint(run, 4)
     close(saved, checkpoint(single, 4))
+    assert len({group["lr_scale"] for group in saved["optimizer_states"][0]["param_groups"]}) == (
+        1 if method == "hicmae" else 4  # patch embedding, two blocks, the rest
+    )
     assert len(saved["random_states"]) == 2
     assert saved["ClipDataModule"]["position"] == 16
     assert export(run, tmp_path / "exported").provenance["step"] == 4
-    train(run, shards, *extra, *whole)  # two processes -> one
+    train(run, shards, *extra, *WHOLE)  # two processes -> one
     close(checkpoint(run, 8), checkpoint(single, 8))
     equal_columns(run, single, contrasts=method == "hicmae")
-    train(back, shards, *extra, *whole, "--trainer.max_steps=4")
+    train(back, shards, *extra, *WHOLE, "--trainer.max_steps=4")
     finish(back, shards, *extra, *FSDP2)  # one process -> two
     close(checkpoint(back, 8), checkpoint(single, 8))
     equal_columns(back, single, contrasts=method == "hicmae")
+    for changed in (run, back):
+        assert command(["ledger", "verify", str(changed), "--shards", str(shards)]) == 0
 
 
 @pytest.fixture
@@ -115,8 +102,9 @@ def one_rank():
 @pytest.mark.slow
 def test_fsdp2_of_one_process_is_the_run_without_it(tmp_path, shards, held_out, one_rank):
     """All of the road but the talking: blocks as units, clipping, pictures, validation, checkpoint and going on."""
-    extra = [*steps(4), "--trainer.gradient_clip_val=0.5", "--data.val_shards", str(held_out)]
+    extra = [*steps(4), f"--trainer.gradient_clip_val={CLIP}", "--data.val_shards", str(held_out)]
     train(tmp_path / "plain", shards, *extra)
+    assert was_clipped(tmp_path / "plain")
     train(tmp_path / "run", shards, *extra, "--trainer.strategy=fsdp2", "--trainer.max_steps=2")
     assert torch.distributed.is_initialized()
     train(tmp_path / "run", shards, *extra, "--trainer.strategy=fsdp2")
@@ -195,7 +183,7 @@ def test_a_process_that_is_stuck_in_reading_is_named_with_its_place(tmp_path, sh
     extra = ["--config", str(tmp_path / "stuck.yaml"), *steps(3000, every=2), *PAIR, "--trainer.strategy=ddp"]
     process = start(run, shards, *extra, "--trainer.hang_timeout_s=8", log=log)
     try:
-        assert process.wait(timeout=280) != 0
+        assert process.wait(timeout=PATIENCE_S) != 0
     finally:
         end_group(process.pid)
     error = json.loads((run / "run.json").read_text())["error"]

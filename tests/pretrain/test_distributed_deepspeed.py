@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,8 +12,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed_runs import (
+    CLIPPED,
+    HICMAE,
+    PAIR,
+    PATIENCE_S,
+    WHOLE,
+    arguments_of,
+    close,
+    environment_of,
+    equal_columns,
+    was_clipped,
+)
+from distributed_runs import train as train_whole
 from pretrain_runs import arguments, checkpoint, column, steps, train
 
+from ssl_affect.cli import main as command
 from ssl_affect.errors import ConfigError
 from ssl_affect.export import export
 from ssl_affect.training.zero import ZeroStrategy
@@ -26,6 +41,25 @@ def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def pair(words):
+    """Two processes of a script under DeepSpeed on the CPU; how they ended."""
+    port = str(free_port())
+    shared = {"WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *words],
+            env=environment_of(**shared, DS_ACCELERATOR="cpu", RANK=rank, LOCAL_RANK=rank),
+            start_new_session=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        return [process.wait(timeout=PATIENCE_S) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.mark.slow
@@ -52,19 +86,8 @@ def test_deepspeed_takes_the_config_of_an_overlay(stage):
 @STAGES
 @pytest.mark.parametrize("method", ["mae_dfer", "hicmae"])
 def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_path, method, stage):
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
-    environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, str(ROOT / "tests/deepspeed_worker.py"), str(stage), method, str(tmp_path / "out.json")]
-    processes = [
-        subprocess.Popen(command, env={**environment, "RANK": rank, "LOCAL_RANK": rank}, start_new_session=True)
-        for rank in "01"
-    ]
-    try:
-        assert [process.wait(timeout=280) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    words = [str(ROOT / "tests/deepspeed_worker.py"), str(stage), method, str(tmp_path / "out.json")]
+    assert pair(words) == [0, 0]
     found = json.loads((tmp_path / "out.json").read_text())
     print(f"{method}, ZeRO {stage}: {found}")
     assert found["losses"] == pytest.approx(found["alone"], rel=1e-4)
@@ -77,6 +100,31 @@ def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_pa
     assert found["gathered"] == 0
     assert found["steps"] == [2.0]
     assert found["groups"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@STAGES
+def test_a_killed_run_under_deepspeed_goes_on_and_is_that_of_one_process(tmp_path, shards, held_out, stage):
+    """A whole run of HiCMAE, on the CPU, where Lightning has to be told that it may; the contrast is gathered."""
+    extra = [*HICMAE, *CLIPPED, "--data.val_shards", str(held_out)]
+    engine = [*PAIR, f"--trainer.strategy=cpu_stage_{stage}", "--logging.tensorboard=false"]
+    single, run = tmp_path / "single", tmp_path / "run"
+    train_whole(single, shards, *extra, *WHOLE)
+    assert was_clipped(single)
+    words = [str(ROOT / "tests/deepspeed_run.py"), "pretrain", *arguments_of(run, shards, *extra, *engine)]
+    kill = [
+        "--trainer.callbacks=pretrain_runs.SignalAt",
+        "--trainer.callbacks.name=SIGKILL",
+        "--trainer.callbacks.step=7",
+    ]
+    assert pair([*words, *kill]) == [-signal.SIGKILL] * 2
+    assert not (run / "checkpoints" / "step-00000008.ckpt").exists()
+    close(checkpoint(run, 4), checkpoint(single, 4))
+    assert pair(words) == [0, 0]
+    close(checkpoint(run, 8), checkpoint(single, 8))
+    equal_columns(run, single, contrasts=True, norm=False)
+    assert command(["ledger", "verify", str(run), "--shards", str(shards)]) == 0
 
 
 @pytest.mark.slow
@@ -95,9 +143,8 @@ def test_a_run_under_deepspeed_goes_on_without_it(tmp_path, shards, held_out, st
     gpu = ["--trainer.accelerator=gpu", "--trainer.devices=1"]
     single, run = tmp_path / "single", tmp_path / "run"
     train(single, shards, *extra, *gpu)
-    command = [sys.executable, "-m", "ssl_affect.cli", "pretrain", *arguments(run, shards, *extra, *engine)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    subprocess.run([*command, "--trainer.max_steps=4"], env=environment, check=True, timeout=280)
+    words = [sys.executable, "-m", "ssl_affect.cli", "pretrain", *arguments(run, shards, *extra, *engine)]
+    subprocess.run([*words, "--trainer.max_steps=4"], env=environment_of(), check=True, timeout=PATIENCE_S)
     assert export(run, tmp_path / "exported").provenance["step"] == 4
     train(run, shards, *extra, *gpu)
     assert column(run, "train/loss") == pytest.approx(column(single, "train/loss"), rel=1e-3)
