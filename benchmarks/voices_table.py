@@ -6,10 +6,12 @@ the first folder and every video of GRID below the second one, with what is know
 - ``subject``: the actor, ``actor-01`` to ``actor-24``. GRID files that begin with ``s1_`` are of one speaker; who speaks in
   the others is not known, and each counts as a speaker of its own.
 - ``fold``: the fold of the protocol that tests the actor, 1 to 6; empty for GRID, which is heard in pretraining only.
+- ``grid_half``: 1 for the clips of the one speaker of GRID, 2 for all others; empty for RAVDESS.
 - ``clip_id``, ``expression`` and ``sex`` of RAVDESS, and the mean of every facial action unit where the folder has an
   ``au_summary.csv``.
 
-Nothing is copied or changed. The command that follows is printed.
+Nothing is copied or changed. ``--shards DIR`` builds the shards right away: of sound alone, or of talking faces with
+``--faces detect``, which is for GRID by itself (leave the first folder out).
 """
 
 import argparse
@@ -22,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ravdess import AU_FILE, SUFFIXES
+from ssl_affect.cli import main as ssl_affect
 from ssl_affect.errors import ProtocolError, SslAffectError
 from ssl_affect.files import write_text
 from ssl_affect.protocols import build_folds, get_protocol
 
 _NAME = re.compile(r"03-01-(0[1-8])-0[12]-0[12]-0[12]-(\d{2})")
-_OWN = ("path", "key", "subject", "corpus", "clip_id", "fold", "expression", "sex")
+_OWN = ("path", "key", "subject", "corpus", "clip_id", "fold", "grid_half", "expression", "sex")
 
 
 def ravdess_rows(folder: Path) -> list[dict[str, Any]]:
@@ -73,8 +76,10 @@ def grid_rows(folder: Path) -> list[dict[str, Any]]:
     """The videos of GRID below a folder, in the order of their names."""
     rows = []
     for path in sorted(folder.rglob("*.mpg")):
-        speaker = "grid-s1" if path.stem.startswith("s1_") else f"grid-{path.stem}"
-        rows.append({"path": path, "key": f"grid-{path.stem}", "subject": speaker, "corpus": "grid"})
+        is_s1 = path.stem.startswith("s1_")
+        speaker = "grid-s1" if is_s1 else f"grid-{path.stem}"
+        half = 1 if is_s1 else 2
+        rows.append({"path": path, "key": f"grid-{path.stem}", "subject": speaker, "corpus": "grid", "grid_half": half})
     return rows
 
 
@@ -107,22 +112,30 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.voices_table", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("ravdess", type=Path, metavar="RAVDESS", help="folder of RAVDESS speech")
-    parser.add_argument(
-        "--grid", type=Path, metavar="DIR", help="folder of GRID videos, to be heard in pretraining only"
-    )
+    parser.add_argument("ravdess", type=Path, nargs="?", metavar="RAVDESS", help="folder of RAVDESS speech")
+    parser.add_argument("--grid", type=Path, metavar="DIR", help="folder of GRID videos")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, .csv")
+    parser.add_argument("--shards", type=Path, metavar="DIR", help="build the shards too")
+    parser.add_argument(
+        "--faces", choices=("absent", "detect"), default="absent", help="of the shards: sound alone, or faces"
+    )
+    parser.add_argument("--workers", default="2", metavar="N", help="processes of the build (default %(default)s)")
     options = parser.parse_args(argv)
+    if options.ravdess is None and options.grid is None:
+        parser.error("give the folder of RAVDESS, --grid with that of GRID, or both")
     try:
-        rows = ravdess_rows(options.ravdess) + ([] if options.grid is None else grid_rows(options.grid))
+        rows = [] if options.ravdess is None else ravdess_rows(options.ravdess)
+        rows += [] if options.grid is None else grid_rows(options.grid)
         root = write_table(rows, options.out)
     except SslAffectError as error:
         print(f"voices_table: {error}", file=sys.stderr)
         return 2
-    people = len({row["subject"] for row in rows})
-    print(f"{len(rows)} files, {people} speakers -> {options.out}; next:", file=sys.stderr)
-    print(f"ssl-affect shards build --manifest {options.out} --root {root} --faces absent --out SHARDS")
-    return 0
+    print(f"{len(rows)} files, {len({row['subject'] for row in rows})} speakers -> {options.out}", file=sys.stderr)
+    size = ["--size", "96", "--min-coverage", "0.5"] if options.faces == "detect" else []
+    command = ["shards", "build", "--manifest", str(options.out), "--root", str(root), "--faces", options.faces, *size]
+    command += ["--workers", options.workers, "--out", str(options.shards or "SHARDS")]
+    print("ssl-affect", *command)
+    return 0 if options.shards is None else ssl_affect(command)
 
 
 if __name__ == "__main__":

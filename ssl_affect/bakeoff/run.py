@@ -99,7 +99,8 @@ def length_of_cell(cell: Cell, study: Study) -> Length:
     """
     facts = read_facts(cell.drawn)
     about = facts["model"]
-    ratios = tuple(about[name]["ratio"] for name in ("mask", "audio_mask") if about.get(name))
+    # A model of one modality has no mask of the other, whose share then says nothing.
+    ratios = tuple(about[name]["ratio"] if about[name] else 0.5 for name in ("mask", "audio_mask") if name in about)
     arch = json.dumps(about["arch"], sort_keys=True)
     return length_of(study, _multiply_adds(about["model"], arch, ratios), facts["global_batch"], f"{cell.method.name}")
 
