@@ -3,7 +3,7 @@
 A server process answers range requests and whole files, at once or after 20 ms per request, as a store in another building
 does. A round reads every sample of the set once as batches of decoded clips, in one process; wall time, because waiting is
 what is measured. "Cached" is the second pass, when the shards have been received; "first pass" receives them on the way.
-Clips are 16 frames at stride 4, 160 px, packed JPEG, about seven to a shard. Rounds end when ENOUGH_S have gone.
+Clips are 16 frames at stride 4, 160 px, packed JPEG, about seven to a shard. Rounds end after a minute and a half.
 """
 
 import os
