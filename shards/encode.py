@@ -12,7 +12,7 @@ from typing import Literal
 import av
 import numpy as np
 import simplejpeg
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from ssl_affect.data.decode import decode_video
@@ -51,8 +51,9 @@ def encode_video(frames: np.ndarray, times_s: np.ndarray, *, codec: str, quality
         options = {**_H264_OPTIONS, "crf": str(quality)}
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001), options=options)
         _describe(stream, frames.shape[2], frames.shape[1])
+        to_yuv = VideoReformatter()  # one for all frames: setting up its tables takes longer than using them
         for frame, time in zip(frames, times_s, strict=True):
-            picture = _to_yuv(frame)
+            picture = _to_yuv(frame, to_yuv)
             picture.pts = round(float(time) / _TIME_BASE)
             picture.time_base = _TIME_BASE
             container.mux(stream.encode(picture))
@@ -83,13 +84,15 @@ def _describe(stream: VideoStream, width: int, height: int) -> None:
     context.color_range = ColorRange.MPEG
 
 
-def _to_yuv(frame: np.ndarray) -> av.VideoFrame:
+def _to_yuv(frame: np.ndarray, reformatter: VideoReformatter) -> av.VideoFrame:
     """YUV 4:2:0 with exact rounding: swscale's default loses a level of brightness on the way."""
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+    picture = reformatter.reformat(
+        av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"),
         format="yuv420p",
         dst_colorspace=Colorspace.ITU601,
         dst_color_range=ColorRange.MPEG,
         interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
+        threads=1,
     )
     picture.colorspace, picture.color_range = _SMPTE170M, ColorRange.MPEG
     return picture
