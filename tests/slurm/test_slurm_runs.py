@@ -61,6 +61,24 @@ def test_signals_and_a_kill(tmp_path, shards, capsys):
     check(run, quiet, shards, steps)
 
 
+def test_time_limit(tmp_path, shards, capsys):
+    """Two minutes are the least that works: Slurm sends the signal up to a minute early, and a run takes time to start."""
+    steps, quiet, run = 110, tmp_path / "quiet", tmp_path / "run"
+    (first,) = submit(capsys, *pretraining(quiet, shards, steps=steps))
+    (job,) = submit(capsys, "--time=2", "--signal=USR1@20", *pretraining(run, shards, steps=steps, pace=1.0))
+    assert wait_for_end(job, run, 600) == "COMPLETED"
+    assert wait_for_end(first, quiet) == "COMPLETED"
+    found, log = record(run), log_of(run)
+    print(f"a time limit of 2 minutes, the signal 20 s before: starts {found['starts']}")
+    assert job_facts(job).values["TimeLimit"] == "00:02:00"
+    assert (found["state"], len(found["starts"])) == ("finished", found["requeues"] + 1)
+    assert found["requeues"] >= 1  # more where the machine is slow
+    assert 1 <= log.count("SIGUSR1: stopping after step") <= log.count("put back into the queue")
+    assert "DUE TO TIME LIMIT" not in log
+    check(run, quiet, shards, steps)
+    assert ", 0 steps done again" in capsys.readouterr().out  # it went on where it stopped
+
+
 def test_two_nodes_preempted_and_one_of_them_lost(tmp_path, shards, cluster, capsys):
     steps, quiet, run = 24, tmp_path / "quiet", tmp_path / "run"
     (first,) = submit(capsys, *pretraining(quiet, shards, steps=steps, tasks=2))
