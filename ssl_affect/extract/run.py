@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,9 @@ from tqdm import tqdm
 from ssl_affect import __version__
 from ssl_affect.data.framefolder import FOLDER_FPS
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.storage import Location
 from ssl_affect.errors import ConfigError, DecodeError
+from ssl_affect.extract.ahead import decoding_threads, read_ahead
 from ssl_affect.extract.crop import choose_recipe
 from ssl_affect.extract.engine import Engine, Row
 from ssl_affect.extract.sources import Source, duration_s, list_sources, shard_windows, video_windows
@@ -181,6 +183,11 @@ class Extraction:
             source, self.recipe, self.detector, self.spec, hears=self.engine.hears, on_reject=reject
         )
 
+    def ahead(self, source: Source, windows: Generator[Window, None, None]) -> AbstractContextManager[Iterator[Window]]:
+        """The windows of a source, made ready while the model computes; see :mod:`ssl_affect.extract.ahead`."""
+        threads = decoding_threads(self.engine.device, remote=isinstance(source.path, Location))
+        return read_ahead(windows, depth=2 * self.engine.batch_size, threads=threads)
+
 
 def extract_to(
     out: Path,
@@ -231,9 +238,11 @@ def extract_table(extraction: Extraction, *, progress: bool = False) -> tuple[pa
     for source in tqdm(extraction.sources, unit="video", disable=not progress):
         skipped: list[dict[str, Any]] = []
         try:
-            windows = extraction.windows(source, skipped)
-            batches = extraction.engine.batches(windows, _noting_bad(source, skipped))
-            rows = [row for batch in batches for row in batch]
+            bad: list[dict[str, Any]] = []
+            with extraction.ahead(source, extraction.windows(source, skipped)) as windows:
+                batches = extraction.engine.batches(windows, _noting_bad(source, bad))
+                rows = [row for batch in batches for row in batch]
+            skipped += bad
         except DecodeError as error:
             skipped, rows = [{"source": source.name, "reason": str(error)}], []
             summary.failed.append(source.name)
@@ -277,9 +286,10 @@ def _write_rows(source: Source, extraction: Extraction, parts: Parts, bar: "_Bar
             bar.reach(window)
             yield window
 
-    with closing(extraction.windows(source, skipped)) as windows:
-        for _ in islice(windows, count):
-            pass
+    found = extraction.windows(source, skipped)
+    for _ in islice(found, count):
+        pass
+    with extraction.ahead(source, found) as windows:
         rows: list[Row] = []
         for batch in extraction.engine.batches(counted(windows), _noting_bad(source, bad)):
             rows += batch
