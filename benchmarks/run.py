@@ -1,9 +1,10 @@
 """All benchmarks, each in a process of its own: ``python -m benchmarks.run [--quick] [--only loader ...]``.
 
-Writes ``benchmarks/results/benchmarks.md``, ``.json`` and ``.png``.
+Writes ``benchmarks/results/benchmarks.md``, ``.json`` and ``.png``, and the pictures that reports have of their own.
 """
 
 import argparse
+import base64
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.measure import Report, as_markdown, machine
 
-NAMES = ("ceilings", "loader", "ledger", "step", "parts", "build", "remote")
+NAMES = ("ceilings", "loader", "ledger", "step", "parts", "scaling", "plan", "build", "remote")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -42,6 +43,9 @@ def main() -> int:
                 return 1
             reports += json.loads(path.read_bytes())
     options.out.mkdir(parents=True, exist_ok=True)
+    for report in reports:
+        if picture := report.get("picture"):
+            (options.out / picture["name"]).write_bytes(base64.b64decode(picture.pop("png")))
     text = _page(facts, reports, quick=options.quick)
     (options.out / "benchmarks.md").write_text(text, encoding="utf-8")
     (options.out / "benchmarks.json").write_text(
@@ -56,7 +60,13 @@ def _page(facts: dict[str, str], reports: list[Report], *, quick: bool) -> str:
     how = "CPU time of the process (all its threads), candidates in turn, medians; ratios hold better than absolute values."
     head = ["# Benchmarks", "", f"{how}{' Quick run: few repeats.' if quick else ''}", ""]
     head += [f"- {name}: {value}" for name, value in facts.items()]
-    return "\n".join(head) + "\n\n" + "\n\n".join(as_markdown(report) for report in reports) + "\n"
+    return "\n".join(head) + "\n\n" + "\n\n".join(map(_section, reports)) + "\n"
+
+
+def _section(report: Report) -> str:
+    """The table, and the report's own picture if it has one."""
+    picture = report.get("picture")
+    return as_markdown(report) + (f"\n\n![{report['title']}]({picture['name']})" if picture else "")
 
 
 def _draw(path: Path, reports: list[Report]) -> None:

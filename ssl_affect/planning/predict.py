@@ -15,6 +15,7 @@ from ssl_affect.planning.work import Work
 HEADROOM = 1.2  # data workers beyond what the mean rate needs
 HIDDEN = 0.5  # share of the exchange of gradients that passes behind the backward pass
 CHECKPOINT_EXTRA = 200_000  # bytes beside weights and moments
+PICTURE_S = 0.5  # seconds to draw and write a picture of the usual size
 PICTURE_BYTES = 800_000  # a picture, and its copy for TensorBoard
 ROW_BYTES = 1200  # a row of metrics, and its copy for TensorBoard
 _GATHERED = {"fsdp2", "deepspeed_stage_3"}
@@ -113,7 +114,8 @@ def make_plan(job: Job, corpus: Corpus, machine: Machine, work: Work, *, devices
         )
     checkpoint = checkpoint_bytes(work)
     written = ceil(steps / job.checkpoint_every) if job.passes == "train" else 0
-    seconds = machine.start_s + steps * step + written * checkpoint / machine.write_bytes_per_s
+    pictures = ceil(steps / job.pictures_every) if job.pictures_every else 0
+    seconds = machine.start_s + steps * step + written * checkpoint / machine.write_bytes_per_s + pictures * PICTURE_S
     for name, text in (
         ("write_bytes_per_s", f"writing checkpoints: {machine.write_bytes_per_s / 1e6:.0f} MB/s"),
         ("start_s", f"start of the run: {machine.start_s:.0f} s"),

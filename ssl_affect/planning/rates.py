@@ -16,7 +16,8 @@ def step_seconds(job: Job, machine: Machine, work: Work) -> tuple[float, str, bo
     """Time that one batch of one device computes, optimizer included.
 
     A step that was measured for this very network is used as it is, between and beyond its batch sizes along straight
-    lines. Otherwise FLOPs are divided by the rate that other networks reached, or by an assumed share of the ceiling.
+    lines. Otherwise FLOPs are divided by the rate at which another network's time grows with them, or by an assumed
+    share of the ceiling.
 
     Returns:
         Seconds, where they come from, and whether they were measured for this network.
@@ -32,9 +33,10 @@ def step_seconds(job: Job, machine: Machine, work: Work) -> tuple[float, str, bo
     flops = work.flops * job.batch_size + (_UPDATE_FLOPS * work.parameters if work.backward else 0)
     if others:
         family = [step for step in others if _family(step.identity["model"]) == _family(job.model)]
-        rates = [_rate(step) for step in family or others]
-        names = ", ".join(sorted({step.identity["model"] for step in family or others}))
-        return flops / statistics.median(rates), f"step: the rate of {names} on this machine, by FLOPs", False
+        near = family or others
+        names = ", ".join(sorted({step.identity["model"] for step in near}))
+        seconds = statistics.median(_like(step, work, job.batch_size) for step in near)
+        return seconds, f"step: as {names} on this machine, by FLOPs", False
     if ceiling is None:
         ceiling = max(machine.ceilings.values())
     share = machine.shares.get(job.precision) or min(machine.shares.values(), default=0.3)
@@ -81,10 +83,18 @@ def along(x: float, places: Sequence[float], values: Sequence[float]) -> float:
     return max(y0 + slope * (x - x0), 0.0) if slope > 0 else max(y0, y1)
 
 
-def _rate(step: MeasuredStep) -> float:
-    """FLOP/s of the largest measured batch."""
-    batch, seconds = max(zip(step.batches, step.seconds, strict=True))
-    return (step.flops * batch + _UPDATE_FLOPS * step.parameters) / seconds
+def _like(step: MeasuredStep, work: Work, batch: int) -> float:
+    """Seconds of another network's step: time = a + FLOPs / rate, both from the measured batches.
+
+    Of ``a`` the update of the weights goes with their number; the rest is the cost of calling operations.
+    """
+    points = sorted(zip(step.batches, step.seconds, strict=True))
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
+    rate = step.flops / (slope if slope > 0 else y1 / x1)
+    update = _UPDATE_FLOPS / rate
+    calls = max(y1 - x1 * step.flops / rate - update * step.parameters, 0.0)
+    return calls + work.flops * batch / rate + (update * work.parameters if work.backward else 0.0)
 
 
 def _family(model: str) -> str:
