@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.measure import Report, as_markdown, machine
 
-NAMES = ("ceilings", "loader", "ledger", "step", "parts", "scaling", "plan", "build", "remote")
+NAMES = ("ceilings", "loader", "ledger", "step", "parts", "scaling", "plan", "build", "extract", "remote")
+LONG = ("memory",)  # an hour: runs only where it is named
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -21,7 +22,8 @@ def main() -> int:
     """Runs them and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    names = f"{', '.join(NAMES)}; and {', '.join(LONG)}, which takes an hour and is left out otherwise"
+    parser.add_argument("--only", nargs="+", choices=NAMES + LONG, default=NAMES, metavar="NAME", help=names)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default benchmarks/results")
     options = parser.parse_args()
     facts = machine()
