@@ -10,7 +10,7 @@ OUT    ?= demo$(if $(filter-out mae_dfer,$(METHOD)),_$(METHOD))$(if $(VIDEOS),_v
 # Tests run in this many processes of one thread each.
 JOBS   ?= 2
 
-.PHONY: help venv demo docs lint test test-slow test-faults test-slurm test-remote test-gpu bench clean
+.PHONY: help venv demo docs lint test test-slow test-faults test-slurm test-remote test-gpu bench bench-guard clean
 help:
 	@echo "make demo [METHOD=mae_dfer|svfap|hicmae] [VIDEOS=dir]"
 	@echo "                        the whole road: videos -> shards -> pretraining -> report.html -> probes and finetuning"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-faults        damaged files, full disks, killed processes; ends with a table"
 	@echo "make test-remote        shards on a web server and on a real S3 server, which it installs"
 	@echo "make bench              benchmarks, with a table in benchmarks/results/"
+	@echo "make bench-guard        the short ones with ratios; fails when one has fallen (benchmarks/guard.yaml)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -69,6 +70,10 @@ docs: venv
 bench: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m benchmarks.run
+
+bench-guard: venv
+	$(BIN)/python -m benchmarks.run --quick --only loader build extract --out benchmarks/results/guard
+	$(BIN)/python -m benchmarks.guard benchmarks/results/guard/benchmarks.json
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info
