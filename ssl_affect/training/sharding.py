@@ -126,10 +126,34 @@ def whole_weights(module: Any) -> Iterator[None]:
     elif any(hasattr(parameter, "ds_id") for parameter in module.parameters()):  # ZeRO stage 3
         from deepspeed.runtime.zero import GatheredParameters
 
-        with GatheredParameters(list(module.parameters())):
+        with GatheredParameters(list(module.parameters())), _without_hooks(module):
             yield
     else:
         yield
+
+
+@contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """Without what DeepSpeed does around every layer: to gather its weights, together with all processes, and drop them.
+
+    One process that draws a picture by itself would wait in it for the others for ever.
+    """
+    taken: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for part in module.modules():
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            taken.append((hooks, {n: hook for n, hook in hooks.items() if _is_deepspeeds(hook)}))
+    for hooks, those in taken:
+        for number in those:
+            del hooks[number]
+    try:
+        yield
+    finally:
+        for hooks, those in taken:
+            hooks.update(those)
+
+
+def _is_deepspeeds(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("deepspeed.")
 
 
 @contextmanager
