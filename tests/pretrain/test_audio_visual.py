@@ -130,7 +130,7 @@ def test_a_run_goes_on_exactly_where_it_stopped(tmp_path, heard):
 
 def test_masks_of_both_modalities_are_fixed_in_evaluation_and_differ(heard):
     one, batch = module(), batch_of(heard, 4)
-    masks = [one._held_out_masks(batch) for _ in range(2)]
+    masks = [one._masks(batch, one.held_out_masks) for _ in range(2)]
     for first, second, visible in zip(*masks, one.num_visible, strict=True):
         assert torch.equal(first, second)
         assert (~first).sum(dim=1).tolist() == [visible] * 4
@@ -164,7 +164,7 @@ def test_validation_weighs_terms_of_sound_by_the_clips_that_have_sound(tmp_path,
 def test_the_constant_predictor_is_what_its_name_says(heard):
     one, batch = module(), batch_of(heard, 4)
     video, audio = one.prepare(batch)
-    masks = one._held_out_masks(batch)
+    masks = one._masks(batch, one.held_out_masks)
     with torch.no_grad():
         for parameter in one.model.parameters():
             parameter.zero_()
@@ -184,7 +184,7 @@ def test_a_batch_that_lost_all_its_clips_teaches_nothing_and_breaks_nothing(tmp_
     (batch,) = loader
     assert batch.is_blank
     one = module(clip=ClipSpec(num_frames=16, stride=2, size=32))
-    masks = one._held_out_masks(batch)
+    masks = one._masks(batch, one.held_out_masks)
     loss = one.model.loss(*one.prepare(batch), *masks, audio_valid=batch.audio_valid)
     assert torch.isfinite(loss.total)
     (loss.total * batch.weight).backward()
