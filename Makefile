@@ -10,7 +10,7 @@ OUT    ?= demo$(if $(filter-out mae_dfer,$(METHOD)),_$(METHOD))$(if $(VIDEOS),_v
 # Tests run in this many processes of one thread each.
 JOBS   ?= 2
 
-.PHONY: help venv demo docs lint test test-slow test-faults test-slurm test-remote test-gpu bench bench-guard clean
+.PHONY: help venv demo docs lint test test-slow test-faults test-slurm test-remote test-docs test-gpu bench bench-guard clean
 help:
 	@echo "make demo [METHOD=mae_dfer|svfap|hicmae] [VIDEOS=dir]"
 	@echo "                        the whole road: videos -> shards -> pretraining -> report.html -> probes and finetuning"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slurm         the project's own jobs under a real Slurm, which it installs (Debian or Ubuntu, root)"
 	@echo "make test-faults        damaged files, full disks, killed processes; ends with a table"
 	@echo "make test-remote        shards on a web server and on a real S3 server, which it installs"
+	@echo "make test-docs          every command and piece of code of the guides' long pages"
 	@echo "make bench              benchmarks, with a table in benchmarks/results/"
 	@echo "make bench-guard        the short ones with ratios; fails when one has fallen (benchmarks/guard.yaml)"
 
@@ -39,7 +40,7 @@ lint: venv
 	$(BIN)/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu and not faults" -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu and not faults and not docs" -n $(JOBS) --dist worksteal
 
 test-slow: venv
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" --timeout=1800
@@ -57,6 +58,10 @@ test-remote: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[s3test]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/ssl_affect/test_storage_s3.py tests/ssl_affect/test_storage.py \
 		tests/ssl_affect/test_storage_cache.py tests/ssl_affect/test_storage_commands.py
+
+# The other pages are part of `make test`.
+test-docs: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/docs -m docs -n $(JOBS) --dist worksteal --timeout=900
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu --timeout=1800

@@ -8,8 +8,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 LANGUAGES = ("bash", "console", "python", "yaml", "json", "text")
-_CATEGORIES = ("run", "parse", "slow", "shown")
-DIRECTIVES = (*_CATEGORIES, "needs", "append", "replace", "before", "recipe", "exit", "output", "foreign")
+# What a block of text is; every other block is run.
+_KINDS_OF_TEXT = ("output", "checked", "drawing")
+DIRECTIVES = (
+    *_KINDS_OF_TEXT,
+    "needs",
+    "tiny",
+    "append",
+    "replace",
+    "before",
+    "after",
+    "recipe",
+    "file",
+    "exit",
+    "apart",
+    "foreign",
+)
 
 _FENCE = re.compile(r"^( *)```(\S*)\s*$")
 _DIRECTIVE = re.compile(r"<!--\s*ci:\s*(\w+)\s*(.*?)\s*-->\s*$")
@@ -46,13 +60,10 @@ class Block:
 
     @property
     def category(self) -> str:
-        """``run``, ``parse``, ``slow`` or ``shown``; by the directive, else by the language."""
-        for word in _CATEGORIES:
-            if self.said(word):
-                return word
-        return {"text": "compare" if self.said("output") else "none", "json": "parse", "yaml": "parse"}.get(
-            self.language, "run"
-        )
+        """``run``; of text ``output``, ``checked`` or ``drawing``, and ``none`` where nothing is said of it."""
+        if self.language != "text":
+            return "run"
+        return next((word for word in _KINDS_OF_TEXT if self.said(word)), "none")
 
 
 def read_blocks(page: Path) -> list[Block]:
