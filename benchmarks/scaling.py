@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +128,22 @@ def architecture(method: str, depth: int) -> dict[str, Any]:
 
 def fit(points: list[Point], *, with_bytes: bool) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients (a, 1 / rate, 1 / bandwidth) and predicted seconds; least squares of relative errors, none negative."""
-    from scipy.optimize import nnls
-
     seconds = np.array([point.seconds for point in points])
     columns = [np.ones_like(seconds), np.array([point.flops for point in points])]
     if with_bytes:
         columns.append(np.array([point.kept_bytes for point in points]))
     scales = np.array([column.max() for column in columns])
     table = np.stack(columns, axis=1) / scales
-    values, _ = nnls(table / seconds[:, None], np.ones_like(seconds))
-    return values / scales, table @ values
+    relative, best, least = table / seconds[:, None], np.zeros(len(columns)), np.inf
+    for chosen in (
+        list(part) for size in range(1, len(columns) + 1) for part in combinations(range(len(columns)), size)
+    ):
+        values = np.zeros(len(columns))
+        values[chosen] = np.linalg.lstsq(relative[:, chosen], np.ones_like(seconds), rcond=None)[0]
+        error = float(((relative @ values - 1) ** 2).sum())
+        if (values >= 0).all() and error < least:
+            best, least = values, error
+    return best / scales, table @ best
 
 
 def _fits(points: dict[str, list[Point]]) -> Report:
