@@ -7,11 +7,12 @@ like a video of one frame and one channel, whose rows are time and whose columns
 Only tubelets that are asked for by index are cut out and normalised.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ssl_affect.errors import ConfigError
 from ssl_affect.types import IMAGENET_MEAN, IMAGENET_STD, LossParts, TokenGrid
@@ -138,11 +139,12 @@ class TubeletTarget(nn.Module):
         Returns:
             The total with the parts "appearance" and, with frame differences, "motion": their own mean squared errors.
         """
-        squared = (prediction.float() - self(video, index)).square()
+        values = self(video, index)
+        frames = (x.unflatten(2, (self.tubelet_size, -1)) for x in (prediction.expand_as(values), values))
+        error = _squared_error(*frames)  # [B, K, dt]
         if self.frame_difference is None:
-            total = squared.mean()
+            total = error.mean()
             return LossParts(total, {"appearance": total})
-        error = squared.unflatten(2, (self.tubelet_size, -1)).mean(dim=-1)  # [B, K, dt]
         appearance = self.is_appearance(index)
         sums = [(error * which).sum() for which in (appearance, ~appearance)]
         counts = [which.sum() for which in (appearance, ~appearance)]
@@ -241,10 +243,10 @@ class SpectrogramTarget(nn.Module):
             valid: bool [B], False for clips without sound, which are left out of the mean; None takes all. Without any
                 valid clip the loss is 0.
         """
-        squared = (prediction.float() - self(audio, index)).square()
+        per_clip = _squared_error(prediction, self(audio, index)).mean(dim=1)
         if valid is None:
-            return squared.mean()
-        per_clip = squared.mean(dim=(1, 2)).masked_fill(~valid, 0.0)
+            return per_clip.mean()
+        per_clip = per_clip.masked_fill(~valid, 0.0)
         return per_clip.sum() / valid.sum().clamp(min=1)
 
     def spectrogram(self, values: Tensor, audio: Tensor) -> Tensor:
@@ -265,6 +267,33 @@ class SpectrogramTarget(nn.Module):
 
     def _patches(self, audio: Tensor, index: Tensor | None) -> Tensor:
         return patchify(audio.unsqueeze(2), 1, self.patch_size, index).float()
+
+
+class _SquaredError(torch.autograd.Function):
+    """See :func:`_squared_error`."""
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, target: Tensor) -> Tensor:
+        difference = target.neg_().add_(prediction)
+        ctx.save_for_backward(difference)
+        ctx.dtype = prediction.dtype
+        return difference.square().mean(dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (difference,) = ctx.saved_tensors
+        return (difference * (grad * (2.0 / difference.shape[-1])).unsqueeze(-1)).to(ctx.dtype), None
+
+
+def _squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error along the last axis, in float32: [..., P] -> [...].
+
+    These are the largest tensors of a step beside the activations, and all of them are there at its peak, so only the
+    difference is kept, in the memory of ``target``, which is used up.
+    """
+    result: Tensor = _SquaredError.apply(prediction.expand_as(target), target)
+    return result
 
 
 def _check_target(num_frames: int, tubelet_size: int, frame_difference: int | None, motion_weight: float) -> None:
