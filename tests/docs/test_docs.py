@@ -215,6 +215,39 @@ def test_names_in_the_text_exist(page):
     assert not wrong, "\n".join(wrong)
 
 
+def _keys(values: object, above: str = "") -> dict[str, object]:
+    """Every key of a recipe with those above it -> its value; in lists too."""
+    if isinstance(values, list):
+        return {key: value for item in values for key, value in _keys(item, above).items()}
+    if not isinstance(values, dict):
+        return {}
+    found = {f"{above}{key}": value for key, value in values.items()}
+    for key, value in values.items():
+        found |= _keys(value, f"{above}{key}.")
+    return found
+
+
+def test_keys_of_the_migration_guide_are_keys_of_recipes():
+    recipes = ["smoke", "pretrain/mae_dfer_base", "finetune/mae_dfer_dfew", "cluster/one_gpu", "cluster/ddp_8gpu"]
+    keys: dict[str, list] = {}
+    for name in recipes:
+        for key, value in _keys(yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())).items():
+            keys.setdefault(key.rpartition("init_args.")[2] if key.startswith("model.") else key, []).append(value)
+    flags = (ROOT / "docs" / "migration.md").read_text().split("## Flags")[1].split("\n## ")[0]
+    rows = [line.split("|") for line in flags.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    wrong = []
+    for row in rows:
+        for span in re.findall(r"`([^`]+)`", row[2]):
+            if (ROOT / span).is_file():
+                continue
+            key, colon, value = span.removeprefix("model.init_args.").partition(": ")
+            found = [one for name, ones in keys.items() if f".{name}".endswith(f".{key}") for one in ones]
+            if not found or (colon and yaml.safe_load(value) not in found):
+                wrong.append(f"`{span}`")
+    assert not wrong, f"no recipe has {', '.join(wrong)}"
+
+
 @pytest.mark.parametrize(
     ("command", "match"),
     [
