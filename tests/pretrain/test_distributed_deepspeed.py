@@ -91,7 +91,7 @@ def test_the_engine_equals_one_process_and_goes_on_from_whole_checkpoints(tmp_pa
     found = json.loads((tmp_path / "out.json").read_text())
     print(f"{method}, ZeRO {stage}: {found}")
     assert found["losses"] == pytest.approx(found["alone"], rel=1e-4)
-    assert found["weights"] < 1e-5
+    assert found["weights"] < 3e-5  # lr is 1e-3
     if method == "hicmae":  # a contrast of every process by itself would have been seen
         assert abs(found["apart"] / found["alone"][0] - 1) > 0.01
     assert found["resumed_losses"] == pytest.approx(found["losses"][2:], rel=1e-6)
