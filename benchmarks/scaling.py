@@ -3,11 +3,11 @@
 For each method the same small network is stepped (loss, backward, AdamW) with more clips, larger and longer clips and more
 blocks, all in turn, one thread, CPU time. The model is
 
-    time = a + FLOPs / rate + bytes / bandwidth
+    time = a + FLOPs / rate
 
-with FLOPs of a step (2 x 3 x the multiply-adds of fvcore) and the bytes that autograd keeps for the backward pass, counted
-on the device `meta`. The second term is there because norms, activations and softmax cost time and next to no FLOPs: a
-short sequence of wide tokens and a long one of narrow tokens with equal FLOPs differ in it. Both fits are shown; terms are
+with the FLOPs of a step (2 x 3 x the multiply-adds of fvcore) and a cost `a` of calling operations and updating weights that
+does not grow with the clips. A second fit adds a term for the bytes that autograd keeps for the backward pass (counted on
+the device `meta`), which stands for norms, activations and softmax: where it changes nothing, FLOPs are enough. Terms are
 fitted to relative errors and cannot be negative. Reading is measured in wall time, since it is other processes that read:
 its figures say something on an idle machine only.
 """

@@ -29,7 +29,7 @@ class Job:
         program: ``pretrain`` or ``finetune``.
         model: Name of the network.
         arch: Architecture arguments, those that follow from the clip included.
-        masks: Masks of the modalities, video first; empty in finetuning.
+        masks: Masks of the modalities, video first, None for one that the network does not have; empty in finetuning.
         clip: What a clip is.
         audio: What its sound is, None for silent methods.
         batch_size: Clips per device and batch.
@@ -51,7 +51,7 @@ class Job:
     program: Literal["pretrain", "finetune"]
     model: str
     arch: dict[str, Any]
-    masks: tuple[MaskSpec, ...]
+    masks: tuple[MaskSpec | None, ...]
     clip: ClipSpec
     audio: AudioSpec | None
     batch_size: int
@@ -76,8 +76,13 @@ class Job:
 
     @property
     def mask_ratios(self) -> list[float]:
-        """Masked shares, video first."""
-        return [mask.ratio for mask in self.masks]
+        """Masked shares, video first; any for a modality that is not there."""
+        return [0.9 if mask is None else mask.ratio for mask in self.masks]
+
+    @property
+    def sees(self) -> bool:
+        """Whether the network takes pictures."""
+        return self.arch.get("modality", "both") != "audio"
 
     def identity(self) -> dict[str, Any]:
         """What a measured step has to share with this run to stand for it, in plain values."""
@@ -132,7 +137,9 @@ def _job(values: dict[str, Any], program: Literal["pretrain", "finetune"]) -> Jo
     sizes: dict[str, Any] = {"img_size": clip.size, "num_frames": clip.num_frames}
     if audio is not None:
         sizes["audio_size"] = (audio.num_frames, audio.num_mel_bins)
-    masks = [MaskSpec(**_tupled(model[name])) for name in ("mask", "audio_mask") if model.get(name)]
+    masks = [
+        MaskSpec(**_tupled(model[name])) if model[name] else None for name in ("mask", "audio_mask") if name in model
+    ]
     frozen = (model.get("tuning") or {}).get("mode") in FROZEN
     pictures = (values.get("pictures") or {}).get("every_n_steps", 1000) if program == "pretrain" else None
     return Job(

@@ -174,17 +174,20 @@ def _step(job: Job, model: Any, optimizer: Any, batch: int, side: int, device: s
     stored = torch.randint(0, 256, (batch, frames, side, side, 3), dtype=torch.uint8, generator=generator).to(device)
     sides = torch.tensor([side, int(0.875 * side), int(0.75 * side), int(0.66 * side)])[torch.arange(batch) % 4]
     crop = torch.stack([torch.zeros_like(sides), torch.zeros_like(sides), sides, sides], 1).to(torch.int32).to(device)
-    sound = [] if job.audio is None else [_spectrogram(job.audio, batch, generator).to(device)]
+    sound = None if job.audio is None else _spectrogram(job.audio, batch, generator).to(device)
     kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     promised = _promised(job, model)
 
     def outcome() -> Tensor:
-        inputs = [prepare_clips(stored, crop, size), *sound]
+        video = prepare_clips(stored, crop, size) if job.sees else None
         if job.task == "classify":
-            return model(*inputs).float().square().mean()
+            return model(*([video] if sound is None else [video, sound])).float().square().mean()
+        inputs = [video] if len(job.masks) == 1 else [video, sound]
         masks = [
-            make_mask(spec, grid, batch, generator).to(device)
-            for spec, grid in zip(job.masks, _grids(model), strict=False)
+            None
+            if spec is None
+            else make_mask(spec, model.audio_grid if number else model.grid, batch, generator).to(device)
+            for number, spec in enumerate(job.masks)
         ]
         return model.loss(*inputs, *masks, num_visible=promised).total
 
@@ -200,10 +203,6 @@ def _step(job: Job, model: Any, optimizer: Any, batch: int, side: int, device: s
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def _grids(model: Any) -> list[Any]:
-    return [model.grid, *([model.audio_grid] if hasattr(model, "audio_grid") else [])]
 
 
 def _promised(job: Job, model: Any) -> Any:

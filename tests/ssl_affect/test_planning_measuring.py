@@ -49,6 +49,7 @@ def test_measure_then_plan(tmp_path, capsys):
     ("config", "words"),
     [
         ("pretrain/hicmae_tiny.yaml", ["data.clip.num_frames=4", "data.clip.size=32", "data.audio.num_frames=32"]),
+        ("pretrain/hicmae_tiny_audio.yaml", ["data.audio.num_frames=32"]),
         ("finetune/mae_dfer_ravdess.yaml", ["model.model=svfap_tiny", "model.arch=null", "data.clip.size=32"]),
         ("demo/probe.yaml", ["model.model=svfap_tiny", "data.clip.size=32"]),
     ],
