@@ -4,8 +4,9 @@ One stream of packed JPEG and one of H.264 with sound, each with one worker proc
 with ``--quick``; ``--json`` and the picture hold the whole course). A rate limit keeps the loop in the background of other
 work: ``--clips-per-s 0`` takes it away. Counted is what processes hold for themselves, by ``Pss_Anon`` and ``Pss_Shmem`` of
 ``smaps_rollup``: pages of library files are left out, because how they are shared out depends on other programs. The
-slope is fitted after the first sixth of the time, in which caches fill, to the means of 20 stretches, because neighbouring
-samples are not independent; its interval is the 95 % one of that line.
+slope is fitted after the first sixth of the time, in which caches fill, and again to the second half alone, because heaps
+go on settling in steps for a while. It is fitted to the means of 20 stretches, because neighbouring samples are not
+independent; its interval is the 95 % one of that line.
 """
 
 import argparse
@@ -64,14 +65,17 @@ def measure(minutes: float, clips_per_s: float, picture: Path = PICTURE) -> tupl
     rows = []
     for name, values in course.mib.items():
         slope, margin = slope_per_hour(course.hours, values)
-        start, end = _after_warm_up(values)[0], values[-1]
-        rows.append([name, start, end, round(slope, 3), f"{slope - margin:.2f} to {slope + margin:.2f}"])
+        late, late_margin = slope_per_hour(course.hours, values, skip=0.5)
+        start, end = statistics.fmean(_after(values, WARM_UP)[:10]), statistics.fmean(values[-10:])
+        rows.append(
+            [name, round(start, 1), round(end, 1), f"{slope:+.2f} ± {margin:.2f}", f"{late:+.2f} ± {late_margin:.2f}"]
+        )
     limit = f"at most {clips_per_s:g} clips a second" if clips_per_s else "no rate limit"
     text = (
         f"{' '.join((__doc__ or '').split())} Here: {minutes:g} minutes, {course.clips[-1]:,} clips in {seconds:.0f} s,"
         f" {limit}; {len(course.hours)} samples; {cpu:.0f} s of CPU time in the reading process itself."
     )
-    columns = ["process", "MiB after warm-up", "MiB at the end", "slope, MiB per hour", "95 % interval"]
+    columns = ["process", "MiB after warm-up", "MiB at the end", "MiB per hour after warm-up", "in the second half"]
     draw(picture, course)
     return [{"title": "Memory of reading", "text": text, "columns": columns, "rows": rows}], course
 
@@ -95,13 +99,13 @@ def watch(streams: dict[str, ClipStream], *, minutes: float, clips_per_s: float)
     return course
 
 
-def slope_per_hour(hours: list[float], values: list[float]) -> tuple[float, float]:
-    """Slope of a least-squares line after the warm-up, per hour, and half the width of its 95 % interval.
+def slope_per_hour(hours: list[float], values: list[float], skip: float = WARM_UP) -> tuple[float, float]:
+    """Slope of a least-squares line per hour, without the first share ``skip``, and half its 95 % interval.
 
     Raises:
         ValueError: there are fewer samples than the stretches to average over.
     """
-    times, levels = np.array(_after_warm_up(hours)), np.array(_after_warm_up(values))
+    times, levels = np.array(_after(hours, skip)), np.array(_after(values, skip))
     if len(times) < STRETCHES:
         raise ValueError(f"{len(times)} samples after the warm-up, at least {STRETCHES} are needed; measure longer")
     x = np.array([part.mean() for part in np.array_split(times, STRETCHES)])
@@ -132,7 +136,7 @@ def draw(path: Path, course: Course) -> None:
     for name, values in course.mib.items():
         slope, margin = slope_per_hour(course.hours, values)
         label = f"{name}: {slope:+.2f} ± {margin:.2f} MiB per hour"
-        axes.plot(minutes, np.array(values) - statistics.fmean(_after_warm_up(values)), label=label, linewidth=1)
+        axes.plot(minutes, np.array(values) - statistics.fmean(_after(values, WARM_UP)), label=label, linewidth=1)
     axes.axvline(minutes[-1] * WARM_UP, color="#888888", linestyle=":", linewidth=1)
     axes.set(xlabel="minutes (fitted right of the dotted line)", ylabel="MiB, less the mean of each process")
     axes.set_title(f"Memory while {course.clips[-1]:,} clips are read", loc="left")
@@ -173,8 +177,8 @@ def _sample(course: Course, streams: dict[str, ClipStream], hours: float, clips:
         course.mib.setdefault(name, []).append(value)
 
 
-def _after_warm_up(values: list[float]) -> list[float]:
-    return values[round(WARM_UP * len(values)) :]
+def _after(values: list[float], skip: float) -> list[float]:
+    return values[round(skip * len(values)) :]
 
 
 def main() -> int:

@@ -81,15 +81,16 @@ def read_clip(
         size = shards.member_size(index, extension)
         head = shards.read_range(index, extension, 0, min(size, 8 + 4 * (count + 1)))
         try:
-            offsets = frame_offsets(head, size=size).astype(np.int64)
+            bounds = frame_offsets(head, size=size).tolist()
         except ShardError as error:
             raise DecodeError(str(error)) from error
-        if len(offsets) != count + 1:
-            raise DecodeError(f"packed frames: {len(offsets) - 1} frames, the index says {count}")
-        start, stop = offsets[indices.min()], offsets[indices.max() + 1]
-        window = memoryview(shards.read_range(index, extension, int(start), int(stop)))
-        places = offsets - start
-        frames = decode_jpegs([window[places[i] : places[i + 1]] for i in indices], decoder=decoder, out=out)
+        if len(bounds) != count + 1:
+            raise DecodeError(f"packed frames: {len(bounds) - 1} frames, the index says {count}")
+        rows = indices.tolist()  # Python's integers slice several times faster than NumPy's
+        start, stop = bounds[min(rows)], bounds[max(rows) + 1]
+        window = memoryview(shards.read_range(index, extension, start, stop))
+        files = [window[bounds[i] - start : bounds[i + 1] - start] for i in rows]
+        frames = decode_jpegs(files, decoder=decoder, out=out)
     else:
         frames = decode_video(shards.read(index, extension), "h264", indices, decoder=decoder, out=out)
     side = shards.recipe.size
