@@ -57,7 +57,8 @@ test-faults: venv
 test-remote: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[s3test]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/ssl_affect/test_storage_s3.py tests/ssl_affect/test_storage.py \
-		tests/ssl_affect/test_storage_cache.py tests/ssl_affect/test_storage_commands.py
+		tests/ssl_affect/test_storage_cache.py tests/ssl_affect/test_storage_commands.py \
+		"tests/docs/test_docs.py::test_blocks_of_a_page_run[docs/remote-shards.md]"
 
 # The other pages are part of `make test`.
 test-docs: venv
