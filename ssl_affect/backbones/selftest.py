@@ -171,17 +171,25 @@ def _compute(
 
 def _pretraining_outputs(model: Any, clips: list[Tensor | None], masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """The loss, and the mean over the values of every predicted token, which keeps the file small."""
-    given = [mask.expand(NUM_CLIPS, -1) for _, mask in sorted(masks.items())]
-    predictions = model(*clips, *given)
+    here = iter(
+        [clip for clip in clips if clip is not None] + [m.expand(NUM_CLIPS, -1) for _, m in sorted(masks.items())]
+    )
+    # A model of one modality takes None for the input and the mask of the other.
+    given = [None if example is None else next(here) for example in model.example_inputs(_MASKED)]
+    predictions = model(*given)
     named = {"prediction": predictions} if isinstance(predictions, Tensor) else predictions._asdict()
-    outputs = {name if name == "prediction" else f"prediction_{name}": p.float().mean(-1) for name, p in named.items()}
-    return {"loss": model.loss(*clips, *given).total.reshape(1), **outputs}
+    outputs = {
+        name if name == "prediction" else f"prediction_{name}": p.float().mean(-1)
+        for name, p in named.items()
+        if p is not None
+    }
+    return {"loss": model.loss(*given).total.reshape(1), **outputs}
 
 
 def _masks(model: Any) -> dict[str, Tensor]:
     """Masks [1, N] by names whose order is that of the arguments."""
     inputs = model.example_inputs(_MASKED)
-    masks = [x for x in inputs if x.dtype == torch.bool]
+    masks = [x for x in inputs if x is not None and x.dtype == torch.bool]
     return {f"mask_{number}": mask.contiguous() for number, mask in enumerate(masks)}
 
 

@@ -25,10 +25,11 @@ ARCH = {
 DECODER = {"decoder_depth": 3, "audio_decoder_depth": 3, "skip_layers": [0, 2]}  # of hicmae_tiny, to fit its depth
 
 
-def _release(folder, name, task="pretrain"):
+def _release(folder, name, task="pretrain", **arch):
     torch.manual_seed(0)
     if task == "pretrain":
-        model = ssl_affect.create_pretraining_model(name, **ARCH[name], **(DECODER if name == "hicmae_tiny" else {}))
+        arch |= DECODER if name == "hicmae_tiny" else {}
+        model = ssl_affect.create_pretraining_model(name, **ARCH[name], **arch)
     else:
         model = ssl_affect.create_model(name, num_classes=5, **ARCH[name])
     for parameter in model.parameters():
@@ -49,6 +50,12 @@ def test_released_weights_match_their_self_test(name, task, tmp_path, capsys):
     for precision in TOLERANCES:
         assert cli.main(["verify", str(folder), "--precision", precision]) == 0
     assert f"match their self-test on cpu in {precision}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_pretraining_of_one_modality_has_a_self_test_of_it_alone(modality, tmp_path):
+    checks = {check.name: check.passed for check in verify(_release(tmp_path / "w", "hicmae_tiny", modality=modality))}
+    assert checks == {"features": True, "loss": True, f"prediction_{modality}": True}
 
 
 @pytest.mark.gpu
