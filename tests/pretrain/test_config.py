@@ -20,7 +20,12 @@ def test_recipe_parses_and_builds_on_meta(recipe, shards, tmp_path):
     where = ["--data.shards", str(shards), "--run", str(tmp_path), "--trainer.accelerator=cpu", "--trainer.devices=1"]
     with torch.device("meta"):
         cli = PretrainCLI.parse(["--config", str(recipe), *where, "--trainer.precision=32-true"])
-    assert cli.model.model.grid == cli.datamodule.clip.grid(2, cli.model.model.spec.arch["patch_size"])
+    if cli.model.sees:
+        assert cli.model.model.grid == cli.datamodule.clip.grid(2, cli.model.model.spec.arch["patch_size"])
+    else:
+        assert cli.model.model.grid.num_tokens == 128
+        assert cli.model.num_visible == (None, 26)
+    assert cli.datamodule.pictures == cli.model.sees
     assert cli.model.clip == cli.datamodule.clip
     assert cli.model.optim.base_lr > 0
 
