@@ -5,11 +5,10 @@ blocks, all in turn, one thread, CPU time. The model is
 
     time = a + FLOPs / rate
 
-with the FLOPs of a step (2 x 3 x the multiply-adds of fvcore) and a cost `a` of calling operations and updating weights that
-does not grow with the clips. A second fit adds a term for the bytes that autograd keeps for the backward pass (counted on
-the device `meta`), which stands for norms, activations and softmax: where it changes nothing, FLOPs are enough. Terms are
-fitted to relative errors and cannot be negative. Reading is measured in wall time, since it is other processes that read:
-its figures say something on an idle machine only.
+with the FLOPs of a step (2 x 3 x the multiply-adds of fvcore) and a cost `a` of calling operations and updating weights,
+which does not grow with the clips. Both are fitted to relative errors and cannot be negative. A further term for the bytes
+that autograd keeps came out as 0 for all three methods, so that there is none. Reading is measured in wall time, since it
+is other processes that read: its figures say something on an idle machine only.
 """
 
 import base64
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ BASE = {"batch": 2, "img_size": 96, "num_frames": 16, "depth": 4}
 VARIED = {  # what is changed, one at a time
     "batch": (1, 4, 8),
     "img_size": (64, 128, 160),
-    "num_frames": (4, 8, 32),
+    "num_frames": (8, 24, 32),
     "depth": (2, 8),
 }
 WIDTH, HEADS, REGION = 256, 4, [2, 2, 2]
@@ -47,7 +45,6 @@ class Point:
 
     name: str
     flops: float
-    kept_bytes: float
     seconds: float
 
 
@@ -69,23 +66,21 @@ def settings(*, quick: bool) -> list[tuple[str, dict[str, int]]]:
 
 def _points(method: str, *, quick: bool) -> list[Point]:
     steps: dict[str, Callable[[], object]] = {}
-    counted: dict[str, tuple[float, float]] = {}
+    counted: dict[str, float] = {}
     for name, sizes in settings(quick=quick):
         steps[name], counted[name] = prepare(method, **sizes)
     seconds = interleave(steps, repeats=3 if quick else 5)
-    return [Point(name, *counted[name], spread(seconds[name])[1]) for name in steps]
+    return [Point(name, counted[name], spread(seconds[name])[1]) for name in steps]
 
 
-def prepare(
-    method: str, *, batch: int, img_size: int, num_frames: int, depth: int
-) -> tuple[Callable[[], None], tuple[float, float]]:
-    """A step as a function; its FLOPs and the bytes it keeps."""
+def prepare(method: str, *, batch: int, img_size: int, num_frames: int, depth: int) -> tuple[Callable[[], None], float]:
+    """A step as a function, and its FLOPs."""
     import torch
 
     from ssl_affect.models import create_pretraining_model
     from ssl_affect.optim import build_optimizer
 
-    job, (flops, kept_bytes) = _counted(method, img_size, num_frames, depth)
+    job, flops = _counted(method, img_size, num_frames, depth)
     torch.manual_seed(0)
     model: Any = create_pretraining_model(job.model, **job.arch).train()
     inputs = model.example_inputs(*job.mask_ratios)
@@ -100,19 +95,18 @@ def prepare(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step, (float(flops * batch), float(kept_bytes * batch))
+    return step, float(flops * batch)
 
 
 @cache
-def _counted(method: str, img_size: int, num_frames: int, depth: int) -> tuple[Any, tuple[int, int]]:
-    """The job of a small network; FLOPs and kept bytes of a step of one clip."""
+def _counted(method: str, img_size: int, num_frames: int, depth: int) -> tuple[Any, int]:
+    """The job of a small network, and the FLOPs of a step of one clip."""
     from ssl_affect.planning.job import read_job
     from ssl_affect.planning.work import work_of
 
     job = read_job([], f"{method}_tiny", [f"data.clip={{num_frames: {num_frames}, stride: 1, size: {img_size}}}"])
     job = replace(job, arch={**job.arch, **architecture(method, depth)})
-    work = work_of(job)
-    return job, (work.flops, work.kept_bytes)
+    return job, work_of(job).flops
 
 
 def architecture(method: str, depth: int) -> dict[str, Any]:
@@ -126,46 +120,31 @@ def architecture(method: str, depth: int) -> dict[str, Any]:
     return {**one, **audio, "depth": depth, "skip_layers": [0, 1], "decoder_depth": 3, "audio_decoder_depth": 3}
 
 
-def fit(points: list[Point], *, with_bytes: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (a, 1 / rate, 1 / bandwidth) and predicted seconds; least squares of relative errors, none negative."""
+def fit(points: list[Point]) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (a, 1 / rate) and predicted seconds; least squares of relative errors, none negative."""
     seconds = np.array([point.seconds for point in points])
-    columns = [np.ones_like(seconds), np.array([point.flops for point in points])]
-    if with_bytes:
-        columns.append(np.array([point.kept_bytes for point in points]))
-    scales = np.array([column.max() for column in columns])
-    table = np.stack(columns, axis=1) / scales
-    relative, best, least = table / seconds[:, None], np.zeros(len(columns)), np.inf
-    for chosen in (
-        list(part) for size in range(1, len(columns) + 1) for part in combinations(range(len(columns)), size)
-    ):
-        values = np.zeros(len(columns))
-        values[chosen] = np.linalg.lstsq(relative[:, chosen], np.ones_like(seconds), rcond=None)[0]
-        error = float(((relative @ values - 1) ** 2).sum())
-        if (values >= 0).all() and error < least:
-            best, least = values, error
-    return best / scales, table @ best
+    table = np.stack([np.ones_like(seconds), np.array([point.flops for point in points]) / 1e9], axis=1)
+    values = np.linalg.lstsq(table / seconds[:, None], np.ones_like(seconds), rcond=None)[0]
+    if values[0] < 0:
+        ratio = table[:, 1] / seconds
+        values = np.array([0.0, ratio.sum() / (ratio**2).sum()])
+    return values / (1, 1e9), table @ values
 
 
 def _fits(points: dict[str, list[Point]]) -> Report:
     rows, drawn = [], {}
     for method, found in points.items():
         seconds = np.array([point.seconds for point in found])
-        for with_bytes in (False, True):
-            values, predicted = fit(found, with_bytes=with_bytes)
-            errors = predicted / seconds - 1
-            worst = int(np.abs(errors).argmax())
-            name = f"{method}: a + FLOPs / rate{' + bytes / bandwidth' if with_bytes else ''}"
-            bandwidth = 1e-9 / values[2] if with_bytes and values[2] else float("nan")
-            rate = 1e-9 / values[1] if values[1] else float("nan")
-            shares = [float(np.abs(errors).mean()), float(np.abs(errors).max())]
-            rows.append([name, len(found), 1000 * values[0], rate, bandwidth, *shares, found[worst].name])
-            if with_bytes:
-                drawn[method] = (seconds, predicted)
-    columns = ["fit", "points", "a, ms", "GFLOP/s", "GB/s", "mean error", "largest error", "at"]
+        values, predicted = fit(found)
+        errors = np.abs(predicted / seconds - 1)
+        worst = found[int(errors.argmax())].name
+        rows.append([method, len(found), 1000 * values[0], 1e-9 / values[1], errors.mean(), errors.max(), worst])
+        drawn[method] = (seconds, predicted)
+    rows = [[float(cell) if isinstance(cell, np.floating) else cell for cell in row] for row in rows]
     return {
         "title": "Step time against batch, tokens and depth",
         "text": " ".join((__doc__ or "").split()),
-        "columns": columns,
+        "columns": ["method", "points", "a, ms", "GFLOP/s", "mean error", "largest error", "at"],
         "rows": rows,
         "picture": {"name": "scaling.png", "png": _picture(drawn)},
         "points": {method: [vars(point) for point in found] for method, found in points.items()},

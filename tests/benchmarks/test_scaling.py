@@ -8,27 +8,25 @@ import pytest
 from benchmarks.scaling import METHODS, VARIED, Point, _fits, fit, settings
 
 
-def points(noise=0.0):
+def points(noise=0.0, a=0.05):
     rng = np.random.default_rng(0)
-    sizes = [(1e9 * rng.uniform(1, 40), 1e7 * rng.uniform(1, 20)) for _ in range(12)]
-    return [
-        Point(f"p{i}", f, k, (0.05 + f / 4e10 + k / 5e9) * (1 + noise * rng.normal())) for i, (f, k) in enumerate(sizes)
-    ]
+    flops = 1e9 * rng.uniform(1, 40, 12)
+    return [Point(f"p{i}", float(f), float((a + f / 4e10) * (1 + noise * rng.normal()))) for i, f in enumerate(flops)]
 
 
 def test_the_fit_finds_what_made_the_times():
-    values, predicted = fit(points(), with_bytes=True)
-    assert values == pytest.approx([0.05, 1 / 4e10, 1 / 5e9], rel=1e-6)
+    values, predicted = fit(points())
+    assert values == pytest.approx([0.05, 1 / 4e10], rel=1e-6)
     assert predicted == pytest.approx([point.seconds for point in points()], rel=1e-6)
-    without, _ = fit(points(), with_bytes=False)
-    assert (without >= 0).all()
+    values, _ = fit(points(a=-0.01))
+    assert values[0] == 0
+    assert values[1] == pytest.approx(1 / 4e10, rel=0.2)
 
 
 def test_the_report_says_how_far_off_the_fit_is_and_draws_it():
     report = _fits({method: points(0.05) for method in METHODS})
-    assert len(report["rows"]) == 2 * len(METHODS)
-    for row in report["rows"][1::2]:
-        assert 0 < row[5] <= row[6] < 0.2
+    assert [row[0] for row in report["rows"]] == list(METHODS)
+    assert all(0 < row[4] <= row[5] < 0.2 for row in report["rows"])
     assert base64.b64decode(report["picture"]["png"]).startswith(b"\x89PNG")
 
 
