@@ -1,7 +1,7 @@
 """What a bakeoff is, as YAML: studies, the methods of each, its budget, and the probes that judge them.
 
 A study's commands are data: how the shards are made, which config trains a method and which command probes it stand in the
-file. ``docs/bakeoff.md`` describes every key. A misspelt key, a missing number, an unknown placeholder or a config that is
+file; the dataclasses below describe every key. A misspelt key, a missing number, an unknown placeholder or a config that is
 not there stops the command before anything is run.
 
 Placeholders in commands and paths::

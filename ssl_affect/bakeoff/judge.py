@@ -121,7 +121,7 @@ def paired_tests(places: dict[Place, Judged], bootstrap: Bootstrap) -> list[dict
     """
     whole = [place for place in places if place[1] in (None, Fraction(1))]
     drawn = [((name, Fraction(1)), (name, Fraction(0))) for name, share in places if share == 0]
-    families = {
+    families: dict[str, list[tuple[Place, Place]]] = {
         "pretraining": [(ours, other) for ours, other in drawn if ours in places],
         "methods": list(combinations(whole, 2)),
     }

@@ -148,8 +148,8 @@ def _tested(
             if looked is not None:
                 where = {"seed": cell.seed, "fold": cell.fold}
                 signs.append(_named(probe, "signs", method, share, study) | where | looked)
-    for task, of_task in places.items():
-        tests += [{"probe": probe.name, "figure": task, **row} for row in paired_tests(of_task, bootstrap)]
+    for task, judged_places in places.items():
+        tests += [{"probe": probe.name, "figure": task, **row} for row in paired_tests(judged_places, bootstrap)]
     return figures, tests, trivial, signs
 
 
