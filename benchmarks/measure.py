@@ -16,16 +16,20 @@ Report = dict[str, Any]  # {"title", "text", "columns", "rows", "ratio_of"}
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
-    """CPU seconds of each candidate, measured in turn: a slow minute of the machine meets all of them.
-
-    CPU time of the process (all its threads), because other programs on the machine would make wall time meaningless.
+    """Seconds of each candidate, measured in turn: a slow minute of the machine meets all of them.
 
     Args:
         candidates: Name -> work.
         repeats: Measured rounds; the order is reversed in every other one.
         warmup: Rounds before that.
+        clock: CPU time of the process (all its threads), because other programs on the machine would make wall time
+            meaningless; ``time.perf_counter`` for work of several threads, on a machine that does nothing else.
 
     Returns:
         Name -> seconds of every round.
@@ -35,9 +39,9 @@ def interleave(
         order = list(candidates)
         for name in order if round_number % 2 == 0 else reversed(order):
             gc.collect()
-            begin = time.process_time()
+            begin = clock()
             candidates[name]()
-            spent = time.process_time() - begin
+            spent = clock() - begin
             if round_number >= 0:
                 seconds[name].append(spent)
     return seconds

@@ -4,13 +4,15 @@ A step is loss, backward and AdamW on fixed clips of 16 frames at 160 px under f
 plain reading (``benchmarks/plain.py``) has the same weights and gives the same loss. Beside it stand VideoMAE-B of the
 suite and of transformers, which have one network. Each method is measured in turn with its plain reading and with a matrix
 product of 1024 x 1024, whose rate is the ceiling: a step needs 2 x 3 x the multiply-adds that fvcore counts (forward and
-backward). One thread: waiting threads burn CPU time on a busy machine. Memory: of processes of their own, loss and
-backward, what the process holds at most above what it held before the model was made.
+backward). CPU time on one thread, which other programs on the machine disturb least, and wall time on two, which says
+something on an idle machine only. Memory: of processes of their own, what a
+process holds at most above what it held before the model was made; a whole step also holds AdamW's moments.
 """
 
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,50 +24,66 @@ BASELINE = "videomae_base"
 VARIANTS = ("suite", "plain", "transformers")
 CEILING = "matrix product"
 FRAMES, SIZE, TOKENS, MASKED = 16, 160, 800, 720
-PRODUCT = 1024  # side of the matrices of the ceiling
+PRODUCT, PRODUCTS = 1024, 20  # side of the matrices of the ceiling, and how many a round multiplies
 
 
 def measure(quick: bool) -> list[Report]:
-    """One table per batch size."""
-    single_thread()
-    return [_table(batch, repeats=3 if quick else 7) for batch in ((2,) if quick else (2, 8))]
+    """One table per number of threads and batch size."""
+    if quick:
+        return [_table(2, threads=1, repeats=3)]
+    return [_table(batch, threads=threads, repeats=7 if batch == 2 else 5) for threads in (1, 2) for batch in (2, 8)]
 
 
-def _table(batch: int, *, repeats: int) -> Report:
+def _table(batch: int, *, threads: int, repeats: int) -> Report:
+    import torch
+
+    torch.set_num_threads(threads)
     rows = []
     for name in (*OURS, BASELINE):
         others = ("plain", "transformers") if name == BASELINE else ("plain",)
         variants = ("suite", *others)
-        seconds = _seconds(name, variants, batch, repeats)
+        clock = time.process_time if threads == 1 else time.perf_counter
+        seconds = _seconds(name, variants, batch, repeats, clock)
         memory = {variant: _peak_memory(name, variant, batch) for variant in variants}
         middle = {key: spread(values)[1] for key, values in seconds.items()}
-        rate = 2 * PRODUCT**3 / middle.pop(CEILING)
+        rate = 2 * PRODUCTS * PRODUCT**3 / middle.pop(CEILING)
         for variant in variants:
             low, _, high = spread(seconds[variant])
             share = 6 * batch * _multiply_adds(name) / middle[variant] / rate
-            ratios = [middle[variant] / middle["suite"], memory["suite"] / memory[variant]]
-            times = [middle[variant], f"{low:.3g} to {high:.3g}"]
-            rows.append([f"{name}, {variant}", *times, ratios[0], share, round(memory[variant]), ratios[1]])
+            cells: list[Any] = [middle[variant], f"{low:.3g} to {high:.3g}", middle[variant] / middle["suite"], share]
+            for own, suite in zip(memory[variant], memory["suite"], strict=True):
+                cells += [round(own), suite / own]
+            rows.append([f"{name}, {variant}", *cells])
     columns = [
         "step",
-        "CPU s",
+        "CPU s" if threads == 1 else "s",
         "quartiles",
         "the suite is faster by",
         "share of the ceiling",
-        "MiB",
+        "MiB, loss and backward",
         "the suite needs, of that",
+        "MiB, whole step",
+        "the suite needs, of it",
     ]
     text = " ".join((__doc__ or "").split())
-    return {"title": f"Pretraining step, batch {batch}", "text": text, "columns": columns, "rows": rows, "bars": 4}
+    return {
+        "title": f"Pretraining step, batch {batch}, {'one thread' if threads == 1 else f'{threads} threads'}",
+        "text": text,
+        "columns": columns,
+        "rows": rows,
+        "bars": 4,
+    }
 
 
-def _seconds(name: str, variants: tuple[str, ...], batch: int, repeats: int) -> dict[str, list[float]]:
+def _seconds(
+    name: str, variants: tuple[str, ...], batch: int, repeats: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     import torch
 
     from ssl_affect.allocator import keep_freed_memory
 
     left, right = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
-    work: dict[str, Callable[[], object]] = {CEILING: lambda: left @ right}
+    work: dict[str, Callable[[], object]] = {CEILING: lambda: [left @ right for _ in range(PRODUCTS)]}
     for variant in variants:
         step = _with_optimizer(*build(name, variant, batch), fast=variant == "suite")
 
@@ -74,7 +92,7 @@ def _seconds(name: str, variants: tuple[str, ...], batch: int, repeats: int) -> 
             step()
 
         work[variant] = one
-    return interleave(work, repeats=repeats, warmup=2)
+    return interleave(work, repeats=repeats, warmup=2, clock=clock)
 
 
 def _with_optimizer(loss_of: Callable[[], Any], model: Any, *, fast: bool) -> Callable[[], None]:
@@ -83,7 +101,9 @@ def _with_optimizer(loss_of: Callable[[], Any], model: Any, *, fast: bool) -> Ca
     from ssl_affect.optim import build_optimizer
 
     settings = {"lr": 1e-4, "weight_decay": 0.05, "betas": (0.9, 0.95)}
-    optimizer = build_optimizer(model, **settings, fused=True) if fast else torch.optim.AdamW(model.parameters(), **settings)
+    optimizer = (
+        build_optimizer(model, **settings, fused=True) if fast else torch.optim.AdamW(model.parameters(), **settings)
+    )
 
     def step() -> None:
         loss_of().backward()
@@ -133,11 +153,12 @@ def _multiply_adds(name: str) -> int:
     return model_cost(name, task="pretrain", img_size=SIZE, num_frames=FRAMES).flops
 
 
-def _peak_memory(name: str, variant: str, batch: int) -> float:
-    """Largest resident size in MiB of a process that builds and steps, above its size after the imports."""
+def _peak_memory(name: str, variant: str, batch: int) -> tuple[float, float]:
+    """Largest resident size in MiB of a process above its size after the imports: in loss and backward, in whole steps."""
     command = [sys.executable, "-m", "benchmarks.step", "--memory-of", name, variant, str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["above"])
+    alone, whole = json.loads(done.stdout.splitlines()[-1])
+    return float(alone), float(whole)
 
 
 def _memory_child(name: str, variant: str, batch: int) -> None:
@@ -150,11 +171,20 @@ def _memory_child(name: str, variant: str, batch: int) -> None:
     single_thread()
     before = _resident("VmRSS")
     keep_freed_memory(variant == "suite")
-    loss_of, _ = build(name, variant, batch)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # what is needed to make the model does not count
-    for _ in range(2):
+    loss_of, model = build(name, variant, batch)
+    step = _with_optimizer(loss_of, model, fast=variant == "suite")
+
+    def backward() -> None:
         loss_of().backward()
-    print(json.dumps({"above": _resident("VmHWM") - before}))
+        model.zero_grad(set_to_none=True)
+
+    peaks = []
+    for work in (backward, step):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # what was needed before does not count
+        for _ in range(2):
+            work()
+        peaks.append(_resident("VmHWM") - before)
+    print(json.dumps(peaks))
 
 
 def _resident(name: str) -> float:

@@ -112,10 +112,13 @@ def build_optimizer(
     """AdamW over :func:`param_groups`; ``lr`` is the scaled learning rate.
 
     Args:
-        model: As for :func:`param_groups`, which says what the arguments not listed here are.
+        model: As for :func:`param_groups`, like the next two and the two after ``eps``.
         lr: Learning rate of the topmost layer.
+        weight_decay: Decay of matrices.
         betas: Decay of the two moments.
         eps: Added to the root of the second moment.
+        layer_decay: Factor per layer.
+        reference: Decay what the authors' code decays.
         fused: One pass over a parameter and its moments instead of ten: the same formula, about 4 times faster. For whole
             parameters on a CPU or a CUDA device, whose gradients are not scaled.
 

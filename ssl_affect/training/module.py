@@ -106,7 +106,8 @@ class TrainedModule(pl.LightningModule):
     @property
     def _may_be_fused(self) -> bool:
         """Whether AdamW may use its fused kernel: not with parts of weights, nor with a loss scale, which it would undo by
-        itself, before the gradients are clipped."""
+        itself, before the gradients are clipped.
+        """
         trainer = self.trainer
         whole = not isinstance(trainer.strategy, FSDP2Strategy | ZeroStrategy)
         return whole and trainer.precision != "16-mixed" and trainer.strategy.root_device.type in ("cpu", "cuda")

@@ -173,7 +173,7 @@ def test_frames_of_another_size_than_the_recipe_says_are_refused(tmp_path):
 
 
 def test_a_plan_for_other_shards_is_refused(shards):
-    with pytest.raises(ConfigError, match="orders 9 samples, the shards hold 5"):
+    with pytest.raises(ConfigError, match="orders 9 samples, 5 are to be read"):
         dataset(shards, plan=EpochPlan([9], seed=0))
 
 

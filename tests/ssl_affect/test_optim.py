@@ -86,7 +86,7 @@ def test_scheduler_keeps_the_scale_of_every_group():
         scheduler.step()
 
 
-@pytest.mark.parametrize("saved, loaded", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("saved", "loaded"), [(True, False), (False, True), (True, True)])
 def test_fused_and_plain_optimizers_take_over_from_each_other(saved, loaded):
     """Six steps by one kind equal three by one and three by the other, to float32 noise; each stays of its kind."""
 
