@@ -151,6 +151,7 @@ def shards(path: Path, *, clips: int = 8, size: int = 48, frames: int = 70, audi
         return {"subject": f"s{number // 2}", "labels": labels}
 
     make_shards(path, shard_sizes=(clips,), num_frames=frames, size=size, audio=audio, facts=facts)
+    (path / "quarantine.jsonl").touch()
 
 
 def weights(path: Path, *, model: str = "mae_dfer_tiny", classes: int = 0, card: bool = False, **arch: Any) -> None:

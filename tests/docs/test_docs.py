@@ -47,7 +47,15 @@ DRAWINGS = {
 BLOCKS = {page: read_blocks(page) for page in PAGES}
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 # These train, install or look for faces for more than a few seconds: `make test-docs` runs them, in CI behind `make test`.
-LONG = ("README.md", "docs/cluster.md", "docs/finetuning.md", "docs/install.md", "docs/tour.md")
+LONG = (
+    "README.md",
+    "docs/cluster.md",
+    "docs/finetuning.md",
+    "docs/install.md",
+    "docs/tour.md",
+    "docs/bakeoff.md",
+    "docs/zero-to-paper.md",
+)
 MARKS = dict.fromkeys(LONG, pytest.mark.docs)
 # Files and folders of the project as they stand in the text; shard sets of the reader are called shards/NAME too.
 _PATH = re.compile(
