@@ -21,7 +21,6 @@ from benchmarks.measure import Report, interleave, run_alone, single_thread, spr
 
 OURS = ("mae_dfer_base", "svfap_base", "hicmae_base")
 BASELINE = "videomae_base"
-VARIANTS = ("suite", "plain", "transformers")
 CEILING = "matrix product"
 FRAMES, SIZE, TOKENS, MASKED = 16, 160, 800, 720
 PRODUCT, PRODUCTS = 1024, 20  # side of the matrices of the ceiling, and how many a round multiplies

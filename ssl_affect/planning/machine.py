@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -151,10 +151,6 @@ class Machine:
             )
         except TypeError as error:
             raise ConfigError(f"--machine {path}: damaged ({error}); {hint}") from error
-
-    def with_cores(self, cores: int) -> "Machine":
-        """The same machine with another number of cores for decoding."""
-        return replace(self, cores=cores)
 
 
 def assumed_machine(chip: str, *, cores: int) -> Machine:
