@@ -35,7 +35,8 @@ def plain(model: Any) -> nn.Module:
 class PlainSelfAttention(SelfAttention):
     """Attention with its scores and probabilities as tensors."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        x = x if norm is None else norm(x)
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
         qkv = nn.functional.linear(x, self.qkv.weight, bias)
         query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.num_heads)
@@ -45,14 +46,17 @@ class PlainSelfAttention(SelfAttention):
 class PlainMlp(Mlp):
     """A perceptron that keeps what PyTorch keeps by itself."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(nn.functional.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        return self.fc2(nn.functional.gelu(self.fc1(x if norm is None else norm(x))))
 
 
 class PlainCrossAttention(CrossAttention):
     """Attention to a context with its scores and probabilities as tensors."""
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor, norm: nn.Module | None = None, context_norm: nn.Module | None = None
+    ) -> Tensor:
+        x, context = x if norm is None else norm(x), context if context_norm is None else context_norm(context)
         query = nn.functional.linear(x, self.q.weight, self.q_bias)
         bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
         both = nn.functional.linear(context, self.kv.weight, bias)

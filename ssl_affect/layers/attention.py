@@ -4,12 +4,15 @@ A bias on the keys adds the same number to all scores of a query and cannot chan
 it out, and so do we, so that the weights are theirs. ``q_bias`` and ``v_bias`` are vectors of their own.
 """
 
+from functools import partial
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_affect.errors import ConfigError
+from ssl_affect.layers.recompute import linear_of_norm
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
@@ -34,10 +37,11 @@ class SelfAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; a ``norm`` is applied to ``x`` first."""
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        query, key, value = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        qkv = linear_of_norm(x, norm, partial(F.linear, weight=self.qkv.weight, bias=bias))
+        query, key, value = qkv.chunk(3, dim=-1)
         return self.proj(attend(query, key, value, self.num_heads))
 
 
@@ -59,11 +63,14 @@ class CrossAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Queries from ``x`` [B, Tq, D], keys and values from ``context`` [B, Tk, Dc]: [B, Tq, D]."""
-        query = F.linear(x, self.q.weight, self.q_bias)
+    def forward(
+        self, x: Tensor, context: Tensor, norm: nn.Module | None = None, context_norm: nn.Module | None = None
+    ) -> Tensor:
+        """Queries from ``x`` [B, Tq, D], keys and values from ``context`` [B, Tk, Dc]: [B, Tq, D]; norms come first."""
+        query = linear_of_norm(x, norm, partial(F.linear, weight=self.q.weight, bias=self.q_bias))
         bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
-        key, value = F.linear(context, self.kv.weight, bias).chunk(2, dim=-1)
+        both = linear_of_norm(context, context_norm, partial(F.linear, weight=self.kv.weight, bias=bias))
+        key, value = both.chunk(2, dim=-1)
         return self.proj(attend(query, key, value, self.num_heads))
 
 

@@ -36,8 +36,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(x, self.norm1))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class CrossBlock(Block):
@@ -78,6 +78,6 @@ class CrossBlock(Block):
             [B, T, D].
         """
         if context is not None:
-            heard = self.drop_path(self.cross_attn(self.cross_norm1(x), self.cross_norm2(context)))
+            heard = self.drop_path(self.cross_attn(x, context, self.cross_norm1, self.cross_norm2))
             x = x + (heard if present is None else heard.masked_fill(~present[:, None, None], 0.0))
         return super().forward(x)

@@ -1,11 +1,9 @@
 """The two-layer perceptron of a transformer block, which keeps one hidden tensor for the backward pass instead of two."""
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
+
+from ssl_affect.layers.recompute import linear_of, linear_of_norm
 
 
 class Mlp(nn.Module):
@@ -25,24 +23,7 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., out_dim]."""
-        hidden = self.fc1(x)
-        active = F.gelu(hidden)
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # the compiler decides what it keeps by itself
-            return self.fc2(active)
-        where, count = active.data_ptr(), active.numel()
-
-        def pack(tensor: Tensor) -> Any:
-            same = tensor.data_ptr() == where and tensor.numel() == count
-            return (hidden, tensor.shape) if same else tensor
-
-        with saved_tensors_hooks(pack, _unpack):
-            return self.fc2(active)
-
-
-def _unpack(kept: Any) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
-    hidden, shape = kept
-    return F.gelu(hidden.detach()).view(shape)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """[..., D] -> [..., out_dim]; a ``norm`` is applied to ``x`` first."""
+        hidden = linear_of_norm(x, norm, self.fc1)
+        return linear_of(F.gelu(hidden), hidden, F.gelu, self.fc2)

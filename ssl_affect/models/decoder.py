@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ssl_affect.layers import Block, sinusoid_table
 from ssl_affect.layers.block import LayerNorm
 from ssl_affect.layers.init import init_transformer
+from ssl_affect.layers.recompute import linear_of_norm
 
 
 class Decoder(nn.Module):
@@ -81,4 +82,4 @@ class Decoder(nn.Module):
 
     def predict(self, x: Tensor, num_visible: int) -> Tensor:
         """The head on what follows the first ``num_visible`` of the decoded tokens [B, N, width]: [B, M, P]."""
-        return self.head(self.norm(x[:, num_visible:]))
+        return linear_of_norm(x[:, num_visible:], self.norm, self.head)

@@ -53,17 +53,17 @@ class LGIBlock(nn.Module):
     def forward(self, regions: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         """Region tokens [B, R, D] and local tokens [B, R, K, D] -> the same shapes."""
         x = _join(regions, local)  # [B * R, 1 + K, D]
-        x = x + self.drop_path(self.local_attn(self.local_norm(x)))
+        x = x + self.drop_path(self.local_attn(x, self.local_norm))
         regions, local = _part(x, regions.shape[0])
 
-        regions = regions + self.drop_path(self.global_attn(self.global_norm(regions)))  # [B, R, D]
+        regions = regions + self.drop_path(self.global_attn(regions, self.global_norm))  # [B, R, D]
 
         flat = local.flatten(1, 2)  # [B, R * K, D]
-        context = self.interact_kv_norm(regions)  # [B, R, D]
-        flat = flat + self.drop_path(self.interact_attn(self.interact_q_norm(flat), context))
+        heard = self.interact_attn(flat, regions, self.interact_q_norm, self.interact_kv_norm)
+        flat = flat + self.drop_path(heard)
 
         x = _join(regions, flat.view_as(local))  # [B * R, 1 + K, D]
-        x = x + self.drop_path(self.mlp(self.ffn_norm(x)))
+        x = x + self.drop_path(self.mlp(x, self.ffn_norm))
         return _part(x, regions.shape[0])
 
 

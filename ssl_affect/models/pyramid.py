@@ -50,6 +50,6 @@ class SpatialBottleneck(nn.Module):
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         """[B, steps * n, D] -> [B, steps * G, D]."""
-        scores = rearrange(self.mlp(self.norm(x)), "b (t n) g -> (b t) g n", t=steps)
+        scores = rearrange(self.mlp(x, self.norm), "b (t n) g -> (b t) g n", t=steps)
         tokens = scores.softmax(dim=-1) @ rearrange(x, "b (t n) d -> (b t) n d", t=steps)
         return rearrange(tokens, "(b t) g d -> b (t g) d", t=steps)
