@@ -6,8 +6,6 @@ from pathlib import Path
 from ssl_affect.bakeoff.config import read_bakeoff
 from ssl_affect.errors import ConfigError
 
-RESULTS_NAME = "results.json"
-REPORT_NAME = "report.html"
 REPORT, PAGE = "report", "page"
 EPILOG = """examples:
   ssl-affect bakeoff --config configs/bakeoff/smoke.yaml --out runs/smoke
@@ -41,12 +39,12 @@ def main(argv: list[str]) -> int:
     if options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: at least 1 process is needed")
     if what == "":
-        from ssl_affect.bakeoff.run import run
+        from ssl_affect.bakeoff.run import journal_of, run
         from ssl_affect.journal import signals_interrupt
 
         bakeoff = read_bakeoff(options.config)
         with signals_interrupt():
-            run(bakeoff, options.out, options.workers, tuple(options.only))
+            run(bakeoff, options.out, journal_of(options.config, options.out), options.workers, tuple(options.only))
     _write(options.config, options.out, options.workers)
     return 0
 
@@ -64,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("words", nargs="*", metavar="WORD", help=words)
     parser.add_argument("--config", type=Path, metavar="FILE", help="the studies, such as configs/bakeoff/smoke.yaml")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of everything; the file of a page"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of everything; several configs may share it; of a page: the file",
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="STUDY", help="run these studies of the config")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes for data (default %(default)s)")
@@ -82,11 +84,12 @@ def _write(config: Path, out: Path, workers: int) -> None:
     from ssl_affect.files import write_json
 
     results = collect(config, out, workers)
-    write_json(out / RESULTS_NAME, results)
-    write_report(results, out / REPORT_NAME)
+    data, page = (out / f"{config.stem}.{suffix}" for suffix in ("json", "html"))  # other configs may share the folder
+    write_json(data, results)
+    write_report(results, page)
     print()
     print("\n".join(console_lines(results)))
-    print(f"\n{out / REPORT_NAME}\n{out / RESULTS_NAME}")
+    print(f"\n{page}\n{data}")
 
 
 def _page(options: argparse.Namespace, results: list[Path]) -> int:
@@ -94,7 +97,7 @@ def _page(options: argparse.Namespace, results: list[Path]) -> int:
     from ssl_affect.files import write_text
 
     if not results:
-        raise ConfigError("bakeoff page: no results; give one or more results.json")
+        raise ConfigError("bakeoff page: no results; give one or more JSON files that a bakeoff wrote")
     if options.notes is not None and not options.notes.is_file():
         raise ConfigError(f"--notes {options.notes}: no such file; write it, or leave --notes out")
     notes = "" if options.notes is None else options.notes.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The report of a bakeoff: one self-contained page, made from ``results.json`` alone."""
+"""The report of a bakeoff: one self-contained page, made from its results alone."""
 
 import html
 import json
@@ -40,7 +40,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
     """Writes the page.
 
     Args:
-        results: What :func:`ssl_affect.bakeoff.results.collect` gave, or ``results.json``.
+        results: What :func:`ssl_affect.bakeoff.results.collect` gave, or the file written from it.
         path: The file.
     """
     page = Page(results["title"], style=STYLE)

@@ -1,4 +1,4 @@
-"""``results.json``: everything that a bakeoff found, as plain data. The report and the page are made from it alone."""
+"""Everything that a bakeoff found, as plain data: a JSON file from which alone the report and the page are made."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from typing import Any
 from ssl_affect.bakeoff.commands import Cell, cells, tested_folder
 from ssl_affect.bakeoff.config import Bakeoff, Probe, Study, read_bakeoff
 from ssl_affect.bakeoff.judge import figures_of, judge_place, paired_tests, read_figure, read_tests
-from ssl_affect.bakeoff.run import JOURNAL, length_of_cell, probes_of, read_facts, steps_of
+from ssl_affect.bakeoff.run import journal_of, length_of_cell, probes_of, read_facts, steps_of
 from ssl_affect.bakeoff.signs import read_signs
 from ssl_affect.data.schema import MANIFEST_NAME
 from ssl_affect.errors import ConfigError
@@ -38,7 +38,7 @@ def collect(config: Path, out: Path, workers: int) -> dict[str, Any]:
         ConfigError: no study is finished.
         SslAffectError: a file of a finished study is damaged.
     """
-    bakeoff, journal = read_bakeoff(config), Journal(out / JOURNAL)
+    bakeoff, journal = read_bakeoff(config), journal_of(config, out)
     studies, not_run = {}, []
     for name, study in bakeoff.studies.items():
         if _is_finished(name, study, out, workers, journal):

@@ -1,6 +1,6 @@
 """Runs a bakeoff: data, networks as drawn, runs as long as the budget allows, probes; then the report.
 
-Every command is run as a process of its own and noted in ``bakeoff.json`` in the output folder, so that an interrupted
+Every command is run as a process of its own and noted in a journal in the output folder, so that an interrupted
 bakeoff goes on where it stopped: finished commands are passed over, and a run that was stopped goes on from its checkpoint.
 """
 
@@ -26,16 +26,25 @@ from ssl_affect.bakeoff.config import Bakeoff, Probe, Study
 from ssl_affect.errors import ConfigError
 from ssl_affect.journal import Journal, Step
 
-JOURNAL = "bakeoff.json"
 RUN_FACTS = "run.json"
 
 
-def run(bakeoff: Bakeoff, out: Path, workers: int, only: tuple[str, ...] = ()) -> None:
+def journal_of(config: Path, out: Path) -> Journal:
+    """What is done of a config in an output folder, which other configs may share: a file named after the config.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    return Journal(out / f"{config.stem}.journal.json")
+
+
+def run(bakeoff: Bakeoff, out: Path, journal: Journal, workers: int, only: tuple[str, ...] = ()) -> None:
     """Runs all studies, or some.
 
     Args:
         bakeoff: What is to be run.
         out: Output folder.
+        journal: What is done, from :func:`journal_of`.
         workers: Processes that draw and build data.
         only: Names of studies; none runs all.
 
@@ -45,7 +54,7 @@ def run(bakeoff: Bakeoff, out: Path, workers: int, only: tuple[str, ...] = ()) -
     """
     if unknown := sorted(set(only) - set(bakeoff.studies)):
         raise ConfigError(f"--only {' '.join(unknown)}: no such study; choose from {', '.join(bakeoff.studies)}")
-    journal, number = Journal(out / JOURNAL), 0
+    number = 0
     for name, study in bakeoff.studies.items():
         if not only or name in only:
             for step in steps_of(name, study, out, workers):

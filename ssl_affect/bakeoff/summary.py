@@ -1,4 +1,4 @@
-"""The page of results (``docs/results.md``) and the last lines of the command: made from ``results.json``, never typed."""
+"""The page of results (``docs/results.md``) and the last lines of the command: made from results, never typed."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ paired; p-values are corrected for the number of tests of a table (Holm).
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Reads a ``results.json``.
+    """Reads the results of a bakeoff.
 
     Raises:
         ConfigError: it is missing, no JSON, or of another version.
@@ -42,7 +42,7 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give the results.json that a bakeoff wrote") from error
+        raise ConfigError(f"{path}: cannot be read ({error}); give the JSON file of a bakeoff") from error
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         found = results.get("schema") if isinstance(results, dict) else type(results).__name__
         raise ConfigError(

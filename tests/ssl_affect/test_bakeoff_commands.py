@@ -9,8 +9,9 @@ import pytest
 from bakeoff_fixture import read, study
 
 from ssl_affect.bakeoff.commands import cells, checkpoint, data_steps, drawn_step, length_of, probe_steps, trained_step
-from ssl_affect.bakeoff.run import length_of_cell, probes_of, run
+from ssl_affect.bakeoff.run import journal_of, length_of_cell, probes_of, run
 from ssl_affect.errors import ConfigError
+from ssl_affect.files import write_json
 from ssl_affect.flops import model_cost
 
 OUT = Path("out")
@@ -104,4 +105,11 @@ def test_the_length_follows_from_what_was_drawn(tmp_path, one):
 
 def test_only_known_studies_are_run(tmp_path):
     with pytest.raises(ConfigError, match="no such study"):
-        run(read(tmp_path / "a.yaml", study()), tmp_path, 1, ("voices",))
+        run(read(tmp_path / "a.yaml", study()), tmp_path, journal_of(Path("a.yaml"), tmp_path), 1, ("voices",))
+
+
+def test_configs_that_share_a_folder_keep_their_own_journals(tmp_path):
+    journal = journal_of(Path("configs/faces.yaml"), tmp_path)
+    write_json(journal.path, {"ssl-affect doctor": 1.0})
+    assert journal_of(Path("elsewhere/faces.yaml"), tmp_path).seconds == {"ssl-affect doctor": 1.0}
+    assert journal_of(Path("configs/voices.yaml"), tmp_path).seconds == {}

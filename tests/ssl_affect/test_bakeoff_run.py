@@ -17,7 +17,7 @@ def test_the_smoke_study_runs_and_is_not_run_twice(tmp_path):
     command = [sys.executable, "-m", "ssl_affect.cli", "bakeoff", "--config", str(config), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--workers", "1"], check=True, env=environment)
-    results = json.loads((out / "results.json").read_bytes())
+    results = json.loads((out / "smoke.json").read_bytes())
     study = results["studies"]["faces"]
     commands = len(study["commands"])
     assert {row["method"] for row in study["figures"]} == {"mae_dfer", "videomae", "pixel_statistics"}
@@ -27,7 +27,7 @@ def test_the_smoke_study_runs_and_is_not_run_twice(tmp_path):
         assert 0.9 * study["budget"] < method["flops"] <= study["budget"]
         assert method["runs"][0]["seconds"] > 0
     assert len(study["signs"]) == 5
-    assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in (out / "smoke.html").read_text(encoding="utf-8")
     again = subprocess.run([*command, "--workers", "1"], check=True, env=environment, capture_output=True, text=True)
     assert again.stdout.count("done before") == commands
-    assert json.loads((out / "results.json").read_bytes()) == results
+    assert json.loads((out / "smoke.json").read_bytes()) == results
