@@ -3,10 +3,10 @@
 A step is loss, backward and AdamW on fixed clips of 16 frames at 160 px under fixed masks, published sizes, float32. The
 plain reading (``benchmarks/plain.py``) has the same weights and gives the same loss. Beside it stand VideoMAE-B of the
 suite and of transformers, which have one network. Each method is measured in turn with its plain reading and with a matrix
-product of 1024 x 1024, whose rate is the ceiling: a step needs 2 x 3 x the multiply-adds that fvcore counts (forward and
-backward). CPU time on one thread, which other programs on the machine disturb least, and wall time on two, which says
-something on an idle machine only. Memory: of processes of their own, what a
-process holds at most above what it held before the model was made; a whole step also holds AdamW's moments.
+product of 1024 x 1024, whose rate is the ceiling: loss and backward need 2 x 3 x the multiply-adds that fvcore counts. CPU
+time on one thread, which other programs on the machine disturb least, and wall time on two, which says something on an idle
+machine only. Memory: of processes of their own, what a process holds at most above what it held before the model was made;
+a whole step also holds AdamW's moments.
 """
 
 import json
@@ -14,9 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import Claim, claims_report, times_faster
 from benchmarks.measure import Report, interleave, run_alone, single_thread, spread
 
 OURS = ("mae_dfer_base", "svfap_base", "hicmae_base")
@@ -27,74 +29,115 @@ PRODUCT, PRODUCTS = 1024, 20  # side of the matrices of the ceiling, and how man
 
 
 def measure(quick: bool) -> list[Report]:
-    """One table per number of threads and batch size."""
-    if quick:
-        return [_table(2, threads=1, repeats=3)]
-    return [_table(batch, threads=threads, repeats=7 if batch == 2 else 5) for threads in (1, 2) for batch in (2, 8)]
+    """One table per number of threads and batch size, then what was promised."""
+    single_thread()
+    tables, claims = [], []
+    for threads, batch, repeats in ((2, 2, 3),) if quick else ((1, 2, 7), (1, 8, 5), (2, 2, 9), (2, 8, 7)):
+        table, promised = _table(batch, threads=threads, repeats=repeats)
+        tables.append(table)
+        claims += promised
+    return [*tables, claims_report("Pretraining step: what was promised", "See above.", claims)]
 
 
-def _table(batch: int, *, threads: int, repeats: int) -> Report:
+@dataclass(slots=True)
+class Times:
+    """Seconds of the rounds of one step: of loss and backward, and of all of it."""
+
+    backward: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+
+
+def _table(batch: int, *, threads: int, repeats: int) -> tuple[Report, list[Claim]]:
     import torch
 
     torch.set_num_threads(threads)
-    rows = []
+    rows, claims = [], []
     for name in (*OURS, BASELINE):
         others = ("plain", "transformers") if name == BASELINE else ("plain",)
-        variants = ("suite", *others)
-        clock = time.process_time if threads == 1 else time.perf_counter
-        seconds = _seconds(name, variants, batch, repeats, clock)
-        memory = {variant: _peak_memory(name, variant, batch) for variant in variants}
-        middle = {key: spread(values)[1] for key, values in seconds.items()}
-        rate = 2 * PRODUCTS * PRODUCT**3 / middle.pop(CEILING)
-        for variant in variants:
-            low, _, high = spread(seconds[variant])
-            share = 6 * batch * _multiply_adds(name) / middle[variant] / rate
-            cells: list[Any] = [middle[variant], f"{low:.3g} to {high:.3g}", middle[variant] / middle["suite"], share]
-            for own, suite in zip(memory[variant], memory["suite"], strict=True):
-                cells += [round(own), suite / own]
+        times, products = _times(name, ("suite", *others), batch, repeats, threads)
+        memory = {variant: _peak_memory(name, variant, batch) for variant in times}
+        work = 6 * batch * _multiply_adds(name)
+        shares = {
+            variant: [work / s / (2 * PRODUCTS * PRODUCT**3 / p) for s, p in zip(own.backward, products, strict=True)]
+            for variant, own in times.items()
+        }
+        for variant, own in times.items():
+            low, middle, high = spread(own.backward)
+            cells: list[Any] = [middle, f"{low:.3g} to {high:.3g}", _median(_faster(own, times["suite"], "backward"))]
+            cells += [_median(shares[variant]), _median(own.whole), _median(_faster(own, times["suite"], "whole"))]
+            for needed, suite in zip(memory[variant], memory["suite"], strict=True):
+                cells += [round(needed), suite / needed]
             rows.append([f"{name}, {variant}", *cells])
+        where = f"{name} batch {batch}, {'one thread' if threads == 1 else f'{threads} threads'}"
+        least = None if name == BASELINE else 1.5
+        for part, what in (("backward", "loss and backward"), ("whole", "whole step")):
+            ratios = _faster(times["plain"], times["suite"], part)
+            claims.append(Claim(f"step: {where}, {what} / plain", ratios, least))
+        claims.append(
+            Claim(f"step: {where}, share of the ceiling", shares["suite"], None if name == BASELINE else 0.75)
+        )
+        if threads == 1:  # the number of threads changes nothing of it
+            ratio = memory["plain"][0] / memory["suite"][0]
+            claims.append(Claim(f"step: {name} batch {batch}, plain memory / memory", [ratio], 1.43 if least else None))
+    clock = "CPU s" if threads == 1 else "s"
     columns = [
-        "step",
-        "CPU s" if threads == 1 else "s",
-        "quartiles",
-        "the suite is faster by",
-        "share of the ceiling",
-        "MiB, loss and backward",
-        "the suite needs, of that",
-        "MiB, whole step",
-        "the suite needs, of it",
-    ]
-    text = " ".join((__doc__ or "").split())
-    return {
+        f"loss and backward: {clock}", "quartiles", "the suite is faster by", "share of the ceiling",
+        f"whole step: {clock}", "the suite is faster by",
+        "MiB, loss and backward", "the suite needs, of that", "MiB, whole step", "the suite needs, of it",
+    ]  # fmt: skip
+    report = {
         "title": f"Pretraining step, batch {batch}, {'one thread' if threads == 1 else f'{threads} threads'}",
-        "text": text,
-        "columns": columns,
+        "text": " ".join((__doc__ or "").split()),
+        "columns": ["step", *columns],
         "rows": rows,
         "bars": 4,
     }
+    return report, claims
 
 
-def _seconds(
-    name: str, variants: tuple[str, ...], batch: int, repeats: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
+def _median(values: list[float]) -> float:
+    return spread(values)[1]
+
+
+def _faster(slow: Times, fast: Times, part: str) -> list[float]:
+    return times_faster(getattr(slow, part), getattr(fast, part))
+
+
+def _times(
+    name: str, variants: tuple[str, ...], batch: int, repeats: int, threads: int
+) -> tuple[dict[str, Times], list[float]]:
+    """Of every variant, and of the matrix products of the ceiling, in turn."""
     import torch
 
     from ssl_affect.allocator import keep_freed_memory
 
+    clock = time.process_time if threads == 1 else time.perf_counter
+    times = {variant: Times() for variant in variants}
     left, right = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
     work: dict[str, Callable[[], object]] = {CEILING: lambda: [left @ right for _ in range(PRODUCTS)]}
     for variant in variants:
-        step = _with_optimizer(*build(name, variant, batch), fast=variant == "suite")
+        backward, update = _parts(*build(name, variant, batch), fast=variant == "suite")
 
-        def one(step: Callable[[], None] = step, keep: bool = variant == "suite") -> None:
-            keep_freed_memory(keep)  # as a run of the suite does, and as a program that knows nothing of it does not
-            step()
+        def one(
+            backward: Callable[[], None] = backward, update: Callable[[], None] = update, variant: str = variant
+        ) -> None:
+            keep_freed_memory(
+                variant == "suite"
+            )  # as a run of the suite does, and as a program that knows nothing of it
+            begin = clock()
+            backward()
+            times[variant].backward.append(clock() - begin)
+            update()
 
         work[variant] = one
-    return interleave(work, repeats=repeats, warmup=2, clock=clock)
+    seconds = interleave(work, repeats=repeats, warmup=2, clock=clock)
+    for variant, own in times.items():
+        own.backward, own.whole = own.backward[-repeats:], seconds[variant]
+    return times, seconds[CEILING]
 
 
-def _with_optimizer(loss_of: Callable[[], Any], model: Any, *, fast: bool) -> Callable[[], None]:
+def _parts(loss_of: Callable[[], Any], model: Any, *, fast: bool) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Loss and backward; AdamW, after which there are no gradients."""
     import torch
 
     from ssl_affect.optim import build_optimizer
@@ -104,12 +147,11 @@ def _with_optimizer(loss_of: Callable[[], Any], model: Any, *, fast: bool) -> Ca
         build_optimizer(model, **settings, fused=True) if fast else torch.optim.AdamW(model.parameters(), **settings)
     )
 
-    def step() -> None:
-        loss_of().backward()
+    def update() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    return lambda: loss_of().backward(), update
 
 
 def build(name: str, variant: str, batch: int) -> tuple[Callable[[], Any], Any]:
@@ -171,17 +213,13 @@ def _memory_child(name: str, variant: str, batch: int) -> None:
     before = _resident("VmRSS")
     keep_freed_memory(variant == "suite")
     loss_of, model = build(name, variant, batch)
-    step = _with_optimizer(loss_of, model, fast=variant == "suite")
-
-    def backward() -> None:
-        loss_of().backward()
-        model.zero_grad(set_to_none=True)
-
+    backward, update = _parts(loss_of, model, fast=variant == "suite")
     peaks = []
-    for work in (backward, step):
+    for after in (lambda: model.zero_grad(set_to_none=True), update):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # what was needed before does not count
         for _ in range(2):
-            work()
+            backward()
+            after()
         peaks.append(_resident("VmHWM") - before)
     print(json.dumps(peaks))
 
