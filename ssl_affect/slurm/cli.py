@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ssl_affect.errors import ConfigError
+from ssl_affect.findings import BAD
 from ssl_affect.slurm.work import KINDS
 
 USAGE = """usage: ssl-affect slurm submit [--dry-run] [SBATCH OPTIONS] pretrain --config RECIPE ... --run DIR
@@ -104,8 +105,8 @@ def _doctor(words: list[str]) -> int:
     options = parser.parse_args(words)
     lines = examine(shared=options.shared or Path.cwd(), from_node=options.srun, job=job)
     for line in lines:
-        print(line.text())
-    return 1 if any(line.state == "FAIL" for line in lines) else 0
+        print(line.shown())
+    return 1 if any(line.state == BAD for line in lines) else 0
 
 
 def _job(words: list[str]) -> int:

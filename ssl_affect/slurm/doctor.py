@@ -6,10 +6,10 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_affect.errors import SslAffectError
+from ssl_affect.findings import BAD, GOOD, NOTE, Finding
 from ssl_affect.slurm.queue import call, fields, installed, shown
 from ssl_affect.slurm.settings import check_paths, machines, merged, run_folder
 from ssl_affect.slurm.submit import SCRIPTS, SITE
@@ -20,22 +20,7 @@ _SAVING_S = 60  # a checkpoint of our models takes seconds; a crowded file syste
 _SECONDS_A_PART = (1, 60, 3600, 86400)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line: ``ok``, ``note`` (works, but) or ``FAIL``, with the remedy below it."""
-
-    state: str
-    name: str
-    said: str
-    remedy: str = ""
-
-    def text(self) -> str:
-        """As it is printed."""
-        first = f"{self.state:4}  {self.name:12} {self.said}"
-        return f"{first}\n      -> {self.remedy}" if self.remedy else first
-
-
-def examine(*, shared: Path, from_node: bool = False, job: Sequence[str] = ()) -> list[Line]:
+def examine(*, shared: Path, from_node: bool = False, job: Sequence[str] = ()) -> list[Finding]:
     """All lines, in the order in which they are read.
 
     Args:
@@ -47,13 +32,13 @@ def examine(*, shared: Path, from_node: bool = False, job: Sequence[str] = ()) -
     if gone:
         said = "no Slurm on this machine" if len(gone) == len(_NEEDED) else f"not found: {', '.join(gone)}"
         remedy = "log in to the cluster and run it there; without Slurm, start runs with `ssl-affect pretrain fit`"
-        return [Line("FAIL", "commands", said, remedy)]
-    lines = [Line("ok", "commands", call("sbatch", "--version").strip())]
+        return [Finding(BAD, "commands", said, remedy)]
+    lines = [Finding(GOOD, "commands", call("sbatch", "--version").strip())]
     try:
         call("scontrol", "ping")
         config = _config()
     except SslAffectError as error:
-        return [*lines, Line("FAIL", "controller", str(error), "wait, or ask the administrators")]
+        return [*lines, Finding(BAD, "controller", str(error), "wait, or ask the administrators")]
     lines += [_requeue(config), _preemption(config), _wait(config), *_partitions(), *_scripts(), _site()]
     lines += _shared(shared, from_node=from_node)
     return lines + (_recipe(list(job)) if job else [])
@@ -68,41 +53,38 @@ def _config() -> dict[str, str]:
     return found
 
 
-def _requeue(config: dict[str, str]) -> Line:
+def _requeue(config: dict[str, str]) -> Finding:
     if config.get("JobRequeue") == "1":
-        return Line("ok", "requeue", "jobs may be put back into the queue")
-    return Line(
-        "note", "requeue", "JobRequeue=0: by itself Slurm puts no job back",
+        return Finding(GOOD, "requeue", "jobs may be put back into the queue")
+    return Finding(NOTE, "requeue", "JobRequeue=0: by itself Slurm puts no job back",
         "our scripts ask for it (--requeue); where that is refused, submit the same command again",
     )  # fmt: skip
 
 
-def _preemption(config: dict[str, str]) -> Line:
+def _preemption(config: dict[str, str]) -> Finding:
     kind, mode = config.get("PreemptType", "preempt/none"), config.get("PreemptMode", "OFF")
     if kind.endswith("none"):
-        return Line("ok", "preemption", "off: jobs end by their time limit or with their node")
+        return Finding(GOOD, "preemption", "off: jobs end by their time limit or with their node")
     if "REQUEUE" in mode:
         signal = "SIGUSR1" if "preempt_send_user_signal" in config.get("SlurmctldParameters", "") else "SIGTERM"
-        return Line("ok", "preemption", f"{kind}, {mode}: runs get {signal}, save themselves and go back")
+        return Finding(GOOD, "preemption", f"{kind}, {mode}: runs get {signal}, save themselves and go back")
     if "CANCEL" in mode:
-        return Line(
-            "note", "preemption", f"{kind}, {mode}: Slurm cancels what it preempts",
+        return Finding(NOTE, "preemption", f"{kind}, {mode}: Slurm cancels what it preempts",
             "runs save themselves and go back within the grace; without grace, submit the same command again",
         )  # fmt: skip
-    return Line("note", "preemption", f"{kind}, {mode}: jobs are suspended, not ended", "nothing to do")
+    return Finding(NOTE, "preemption", f"{kind}, {mode}: jobs are suspended, not ended", "nothing to do")
 
 
-def _wait(config: dict[str, str]) -> Line:
+def _wait(config: dict[str, str]) -> Finding:
     kill = int(re.match(r"\d+", config.get("KillWait", "30"))[0])  # type: ignore[index]
     if kill >= 10:
-        return Line("ok", "KillWait", f"{kill} s between SIGTERM and SIGKILL")
-    return Line(
-        "note", "KillWait", f"only {kill} s between SIGTERM and SIGKILL when a job is cancelled",
+        return Finding(GOOD, "KillWait", f"{kill} s between SIGTERM and SIGKILL")
+    return Finding(NOTE, "KillWait", f"only {kill} s between SIGTERM and SIGKILL when a job is cancelled",
         "end runs with `scancel --signal=USR1 JOB`, which lets them save and go back, or save more often",
     )  # fmt: skip
 
 
-def _partitions() -> list[Line]:
+def _partitions() -> list[Finding]:
     found = []
     for text in call("scontrol", "--oneliner", "show", "partition").splitlines():
         about = fields(text)
@@ -115,20 +97,22 @@ def _partitions() -> list[Line]:
             ", the default" if about.get("Default") == "YES" else ""
         )
         if about.get("State") != "UP":
-            found.append(Line("note", f"  {name}", f"{said}; {about.get('State')}", "choose another: --partition=NAME"))
+            found.append(
+                Finding(NOTE, f"  {name}", f"{said}; {about.get('State')}", "choose another: --partition=NAME")
+            )
         elif "REQUEUE" in about.get("PreemptMode", "") and grace < _SAVING_S:
             remedy = f"preempted runs have {grace} s to save; else they go on from the last checkpoints.every_n_steps"
-            found.append(Line("note", f"  {name}", said, remedy))
+            found.append(Finding(NOTE, f"  {name}", said, remedy))
         else:
-            found.append(Line("ok", f"  {name}", said))
+            found.append(Finding(GOOD, f"  {name}", said))
     return found
 
 
-def _scripts() -> list[Line]:
+def _scripts() -> list[Finding]:
     paths = sorted(SCRIPTS.glob("*.sbatch"))
     if not paths:
-        return [Line("FAIL", "scripts", f"none in {SCRIPTS}", "run from a checkout of the project (pip install -e .)")]
-    found = [Line("ok", "scripts", f"{len(paths)} in {SCRIPTS}")]
+        return [Finding(BAD, "scripts", f"none in {SCRIPTS}", "run from a checkout of the project (pip install -e .)")]
+    found = [Finding(GOOD, "scripts", f"{len(paths)} in {SCRIPTS}")]
     limits = {fields(text).get("PartitionName"): fields(text).get("MaxTime", "") for text in
               call("scontrol", "--oneliner", "show", "partition").splitlines()}  # fmt: skip
     longest = max((seconds(limit) for limit in limits.values()), default=float("inf"))
@@ -138,42 +122,42 @@ def _scripts() -> list[Line]:
         lead = re.search(r"^#SBATCH --signal=\S+?@(\d+)", text, flags=re.MULTILINE)
         if limit and seconds(limit[1]) > longest:
             found.append(
-                Line("FAIL", f"  {path.stem}", f"{limit[1]} is longer than any partition allows", "add --time=H:MM:SS")
+                Finding(BAD, f"  {path.stem}", f"{limit[1]} is longer than any partition allows", "add --time=H:MM:SS")
             )
         if path.stem in (*TRAINING, "shards") and (lead is None or int(lead[1]) < _SAVING_S):
             found.append(
-                Line(
-                    "FAIL", f"  {path.stem}", "no signal a minute before its end", f"add --signal=USR1@{2 * _SAVING_S}"
+                Finding(
+                    BAD, f"  {path.stem}", "no signal a minute before its end", f"add --signal=USR1@{2 * _SAVING_S}"
                 )
             )
         if "#SBATCH --requeue" not in text:
-            found.append(Line("FAIL", f"  {path.stem}", "does not ask to be put back", "add --requeue"))
+            found.append(Finding(BAD, f"  {path.stem}", "does not ask to be put back", "add --requeue"))
     return found
 
 
-def _site() -> Line:
+def _site() -> Finding:
     if not SITE.is_file():
-        return Line("note", "site", f"no {SITE}", "if your cluster needs modules or an account: copy env.sh.example")
+        return Finding(NOTE, "site", f"no {SITE}", "if your cluster needs modules or an account: copy env.sh.example")
     done = subprocess.run(["bash", "-c", 'source "$0"', str(SITE)], check=False, capture_output=True, text=True)
     if done.returncode:
-        return Line("FAIL", "site", f"{SITE}: {' '.join(done.stderr.split())}", "mend it; every job reads it first")
-    return Line("ok", "site", str(SITE))
+        return Finding(BAD, "site", f"{SITE}: {' '.join(done.stderr.split())}", "mend it; every job reads it first")
+    return Finding(GOOD, "site", str(SITE))
 
 
-def _shared(folder: Path, *, from_node: bool) -> list[Line]:
+def _shared(folder: Path, *, from_node: bool) -> list[Finding]:
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".ssl-affect-") as stream:
             stream.write(b"from the login node")
             stream.flush()
-            found = [Line("ok", "shared", f"{folder.absolute()} can be written to from here")]
+            found = [Finding(GOOD, "shared", f"{folder.absolute()} can be written to from here")]
             return [*found, _seen_by_node(Path(stream.name))] if from_node else found
     except OSError as error:
         return [
-            Line("FAIL", "shared", f"{folder}: {error.strerror}", "give --shared a folder on the shared file system")
+            Finding(BAD, "shared", f"{folder}: {error.strerror}", "give --shared a folder on the shared file system")
         ]
 
 
-def _seen_by_node(path: Path) -> Line:
+def _seen_by_node(path: Path) -> Finding:
     """Whether a node reads what was written here, and can write beside it."""
     other = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     script = 'test "$(cat "$0")" = "from the login node" && echo there > "$1" && hostname'
@@ -182,32 +166,32 @@ def _seen_by_node(path: Path) -> Line:
         said = call(*command, str(path), str(other)).split()
         written = other.is_file()
     except SslAffectError as error:
-        return Line("FAIL", "node", str(error), "give --shared a folder that compute nodes see under the same path")
+        return Finding(BAD, "node", str(error), "give --shared a folder that compute nodes see under the same path")
     finally:
         other.unlink(missing_ok=True)
     if not written:
-        return Line(
-            "FAIL", "node", f"what {said} wrote is not seen here", "give --shared a folder on a shared file system"
+        return Finding(
+            BAD, "node", f"what {said} wrote is not seen here", "give --shared a folder on a shared file system"
         )
-    return Line("ok", "node", f"{' '.join(said)} reads and writes {path.parent}")
+    return Finding(GOOD, "node", f"{' '.join(said)} reads and writes {path.parent}")
 
 
-def _recipe(job: list[str]) -> list[Line]:
+def _recipe(job: list[str]) -> list[Finding]:
     kind, arguments = job[0], job[1:]
     if kind not in TRAINING:
         return [
-            Line("FAIL", "recipe", f"{kind}: not a run", "say -- pretrain --config ... or -- finetune --config ...")
+            Finding(BAD, "recipe", f"{kind}: not a run", "say -- pretrain --config ... or -- finetune --config ...")
         ]
     try:
         values = merged(kind, arguments)
         wanted, folder = machines(values), run_folder(values)
         check_paths(values)
     except SslAffectError as error:
-        return [Line("FAIL", "recipe", str(error), "")]
+        return [Finding(BAD, "recipe", str(error), "")]
     asked = f"--nodes={wanted.nodes} --ntasks-per-node={wanted.tasks_per_node}" + (
         f" --gpus-per-node={wanted.gpus_per_node}" if wanted.gpus_per_node else ""
     )
-    found = [Line("ok", "recipe", f"{wanted.tasks} tasks, one per device: {asked}; run folder {folder}")]
+    found = [Finding(GOOD, "recipe", f"{wanted.tasks} tasks, one per device: {asked}; run folder {folder}")]
     script = SCRIPTS / f"{kind}.sbatch"
     command = ["sbatch", "--test-only", *asked.split(), str(script), *arguments]
     environment = dict(os.environ)
@@ -216,8 +200,8 @@ def _recipe(job: list[str]) -> list[Line]:
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     said = " ".join(done.stderr.split())
     if done.returncode:
-        return [*found, Line("FAIL", "test", said, f"see sinfo for what there is; the command was: {shown(command)}")]
-    return [*found, Line("ok", "test", said)]
+        return [*found, Finding(BAD, "test", said, f"see sinfo for what there is; the command was: {shown(command)}")]
+    return [*found, Finding(GOOD, "test", said)]
 
 
 def seconds(limit: str) -> float:

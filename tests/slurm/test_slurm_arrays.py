@@ -26,13 +26,13 @@ def test_doctor_of_a_real_cluster(tmp_path, commands, capsys):
     (tmp_path / "shards" / "manifest.json").write_text("{}")
     words = ["pretrain", "--config", str(SMOKE), f"--data.shards={tmp_path}/shards", f"--run={tmp_path}/run"]
     assert main(["slurm", "doctor", "--shared", str(tmp_path), "--srun", "--", *words]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     for text in ("slurm-wlm", "runs get SIGTERM", "2 nodes, limit UNLIMITED, grace 60 s, the default", "reads and writes",
                  "1 tasks, one per device: --nodes=1 --ntasks-per-node=1", "to start at"):  # fmt: skip
         assert text in said
     assert "FAIL" not in said
     assert main(["slurm", "doctor", "--shared", str(tmp_path), "--", *words, "--trainer.num_nodes=3"]) == 1
-    assert re.search(r"FAIL  test .*-> see sinfo", capsys.readouterr().out, flags=re.DOTALL)
+    assert re.search(r"\[FAIL\] test .*-> see sinfo", capsys.readouterr().out, flags=re.DOTALL)
 
 
 def test_parts_are_built_and_joined(tmp_path, commands, capsys):
