@@ -7,6 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ssl_affect.bakeoff.commands import Cell, cells, tested_folder
 from ssl_affect.bakeoff.config import Bakeoff, Probe, Study, read_bakeoff
 from ssl_affect.bakeoff.judge import figures_of, judge_place, paired_tests, read_figure, read_tests
@@ -130,7 +132,7 @@ def _tested(
     bootstrap = Bootstrap()
     figures, tests, trivial, signs = [], [], [], []
     places: dict[str, dict[Any, Any]] = {}
-    for (method, share), of_place in asked.items():
+    for (method, share), of_place in tqdm(asked.items(), desc=f"reading {probe.name}", unit="place"):
         found = read_tests(probe, of_place, share, workers)
         for task, judged in judge_place(found).items():
             places.setdefault(task, {})[method, share] = judged
