@@ -88,7 +88,7 @@ def _look(path: Path, people: Predictions) -> dict[str, Any]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A reader of some hundred clips: on a busy machine two threads wait for each other seven times as long as they work."""
+    """For a reader of some hundred clips: on a busy machine two threads wait for each other far longer than they work."""
     import torch
 
     before = torch.get_num_threads()
