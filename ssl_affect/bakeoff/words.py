@@ -6,6 +6,7 @@ from typing import Any
 from ssl_affect.evaluation.results import format_value
 
 Row = list[str]
+SIGNIFICANT = 0.05  # a corrected p-value from which on a difference is not shown
 _TASKS = {"expression": "expression", "au": "action units", "va": "valence and arousal", "regression": "values"}
 
 
@@ -68,12 +69,13 @@ def test_rows(study: dict[str, Any], probe: str, figure: str, family: str) -> li
 
 
 def verdict(test: dict[str, Any]) -> str:
-    """What the interval of a paired difference says."""
+    """What a paired difference says: by its interval, and by its p-value corrected for the number of tests."""
     if test["low"] is None or test["high"] is None:
         return "undefined"
-    if test["low"] > 0:
-        return "better"
-    return "worse" if test["high"] < 0 else "no difference shown"
+    if test["low"] <= 0 <= test["high"]:
+        return "no difference shown"
+    side = "better" if test["low"] > 0 else "worse"
+    return f"{side}, but not after correction" if (test["p_holm"] or 0.0) >= SIGNIFICANT else side
 
 
 def helped(study: dict[str, Any]) -> list[str]:
@@ -88,6 +90,10 @@ def helped(study: dict[str, Any]) -> list[str]:
             "better": "pretraining helps",
             "worse": "pretraining does not help: it is worse than the network as drawn",
             "no difference shown": "pretraining does not help: the interval of the difference includes 0",
+            "better, but not after correction": "it is not shown that pretraining helps: corrected for the number of tests,"
+            f" p = {test['p_holm'] or 0:.2g}",
+            "worse, but not after correction": "pretraining does not help: it looks worse than the network as drawn, but"
+            f" corrected for the number of tests, p = {test['p_holm'] or 0:.2g}",
             "undefined": "nothing can be said: the interval is not defined",
         }[verdict(test)]
         lines.append(f"{test['method']} ({what}): {words}, {difference_text(test)}.")
