@@ -15,6 +15,7 @@ from ssl_affect.bakeoff.words import (
     cost_rows,
     figure_name,
     helped,
+    in_short,
     questions,
     sign_rows,
     table_of,
@@ -58,7 +59,8 @@ def make_page(results: Sequence[dict[str, Any]], notes: str = "") -> str:
         results: What was measured, one per bakeoff.
         notes: Most likely causes and what was tried, in Markdown, written by hand; copied as it is.
     """
-    parts = [_HEAD]
+    parts = [_HEAD, "## In short\n"]
+    parts.append("\n".join(f"- {in_short(study)}" for one in results for study in one["studies"].values()) + "\n")
     for one in results:
         parts.append(_bakeoff(one))
     if notes.strip():

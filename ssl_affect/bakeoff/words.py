@@ -1,6 +1,6 @@
 """What results say, in rows and sentences: shared by the report, the page and the console, and made from numbers alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ssl_affect.evaluation.results import format_value
@@ -100,22 +100,30 @@ def helped(study: dict[str, Any]) -> list[str]:
     return lines
 
 
+def in_short(study: dict[str, Any]) -> str:
+    """One sentence: how often pretraining helped, with what, and how often a trained method beat hand-made features."""
+    own = [test for test in study["tests"] if test["family"] == "pretraining"]
+    name = caption(study, study["title"])
+    if not own:
+        return f"{name}: figures and intervals only, nothing was tested in pairs."
+    helps = [test for test in own if verdict(test) == "better"]
+    titles = study["probes"]
+    which = [f"{t['method']}, {titles[t['probe']]}, {figure_name(t['figure'], t['metric'])}" for t in helps]
+    said = f"{name}: pretraining helps in {len(helps)} of {len(own)} comparisons with the same network as drawn"
+    said += f" ({'; '.join(which)})" if helps else ""
+    against = [found for _, _, found in _against_hand_made(study)]
+    if against:
+        better = sum(verdict(found) == "better" for found in against)
+        said += f"; it beats features made by hand in {better} of {len(against)}"
+    return said + "."
+
+
 def beaten_by(study: dict[str, Any]) -> list[str]:
     """A sentence per trained method and figure where features that nobody trains are not beaten."""
     lines = []
-    methods = study["methods"]
-    for test in study["tests"]:
-        if test["family"] != "methods":
-            continue
-        sides = {test["method"]: 1, test["against"]: -1}
-        trained = [name for name in sides if methods[name]["trained"]]
-        if len(trained) != 1:
-            continue
-        ours = trained[0]
-        other = next(name for name in sides if name != ours)
-        found = _seen_from(test, sides[ours])
+    for ours, other, found in _against_hand_made(study):
         if verdict(found) != "better":
-            what = f"{study['probes'][test['probe']]}, {figure_name(test['figure'], test['metric'])}"
+            what = f"{study['probes'][found['probe']]}, {figure_name(found['figure'], found['metric'])}"
             lines.append(f"{ours} does not beat {other} ({what}): {difference_text(found)}.")
     return lines
 
@@ -193,6 +201,16 @@ def sign_rows(study: dict[str, Any]) -> list[Row]:
             ]
         )
     return rows
+
+
+def _against_hand_made(study: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Trained method, features that nobody trains, and their paired test seen from the method."""
+    for test in study["tests"]:
+        sides = {test["method"]: 1, test["against"]: -1}
+        trained = [name for name in sides if study["methods"][name]["trained"]]
+        if test["family"] == "methods" and len(trained) == 1:
+            ours = trained[0]
+            yield ours, next(name for name in sides if name != ours), _seen_from(test, sides[ours])
 
 
 def _seen_from(test: dict[str, Any], side: int) -> dict[str, Any]:

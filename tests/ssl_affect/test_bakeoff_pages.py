@@ -12,7 +12,7 @@ from ssl_affect.bakeoff.charts import Point, curves
 from ssl_affect.bakeoff.cli import main
 from ssl_affect.bakeoff.report import write_report
 from ssl_affect.bakeoff.summary import console_lines, make_page, read_results
-from ssl_affect.bakeoff.words import beaten_by, helped, questions, table_of, verdict
+from ssl_affect.bakeoff.words import beaten_by, helped, in_short, questions, table_of, verdict
 from ssl_affect.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +80,11 @@ def test_the_words_follow_from_interval_and_corrected_p(results, low, high, p, s
     assert helped(study)
     assert all(said in line for line in helped(study))
     assert bool(beaten_by(study)) == (low <= 0 or p > 0.05)
+    count = len(helped(study))
+    assert f"pretraining helps in {count if said == 'pretraining helps' else 0} of {count} comparisons" in in_short(
+        study
+    )
+    assert ("; it beats features made by hand in 0 of" in in_short(study)) == bool(beaten_by(study))
 
 
 def test_a_loss_against_hand_made_features_is_told_from_either_side(results):
