@@ -35,12 +35,12 @@ def plain(model: Any) -> nn.Module:
 class PlainSelfAttention(SelfAttention):
     """Attention with its scores and probabilities as tensors."""
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.Module | None = None, first: int = 0) -> Tensor:
         x = x if norm is None else norm(x)
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
         qkv = nn.functional.linear(x, self.qkv.weight, bias)
         query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.num_heads)
-        return self.proj(_attend(query, key, value))
+        return self.proj(_attend(query, key, value))[:, first:]
 
 
 class PlainMlp(Mlp):

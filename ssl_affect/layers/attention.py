@@ -37,12 +37,17 @@ class SelfAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """[B, T, D] -> [B, T, D]; a ``norm`` is applied to ``x`` first."""
+    def forward(self, x: Tensor, norm: nn.Module | None = None, first: int = 0) -> Tensor:
+        """[B, T, D] -> [B, T - first, D]: the tokens from ``first`` on attend to all; a ``norm`` comes before that."""
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        qkv = linear_of_norm(x, norm, partial(F.linear, weight=self.qkv.weight, bias=bias))
-        query, key, value = qkv.chunk(3, dim=-1)
-        return self.proj(attend(query, key, value, self.num_heads))
+        parts = (len(self.q_bias), 2 * len(self.q_bias))
+        if first == 0:
+            query, both = linear_of_norm(x, norm, partial(F.linear, weight=self.qkv.weight, bias=bias)).split(parts, -1)
+        else:
+            of_query, of_both = zip(self.qkv.weight.split(parts), bias.split(parts), strict=True)
+            query = linear_of_norm(x[:, first:], norm, partial(F.linear, weight=of_query[0], bias=of_query[1]))
+            both = linear_of_norm(x, norm, partial(F.linear, weight=of_both[0], bias=of_both[1]))
+        return self.proj(attend(query, *both.chunk(2, dim=-1), self.num_heads))
 
 
 class CrossAttention(nn.Module):

@@ -34,9 +34,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        x = x + self.drop_path(self.attn(x, self.norm1))
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """[B, T, D] -> [B, T - first, D]: what the block makes of the tokens from ``first`` on, which see all of them."""
+        x = x[:, first:] + self.drop_path(self.attn(x, self.norm1, first))
         return x + self.drop_path(self.mlp(x, self.norm2))
 
 
@@ -65,7 +65,9 @@ class CrossBlock(Block):
         self.cross_norm2 = LayerNorm(context_dim or dim)
         self.cross_attn = CrossAttention(dim, num_heads, context_dim)
 
-    def forward(self, x: Tensor, context: Tensor | None, present: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, context: Tensor | None, present: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         """One block.
 
         Args:
@@ -73,11 +75,12 @@ class CrossBlock(Block):
             context: [B, Tc, Dc]; None leaves the cross-attention out.
             present: bool [B], False for clips whose context is missing: their cross-attention is left out, and nothing of
                 their context reaches the result.
+            first: The first token whose result is asked for.
 
         Returns:
-            [B, T, D].
+            [B, T - first, D].
         """
         if context is not None:
             heard = self.drop_path(self.cross_attn(x, context, self.cross_norm1, self.cross_norm2))
             x = x + (heard if present is None else heard.masked_fill(~present[:, None, None], 0.0))
-        return super().forward(x)
+        return super().forward(x, first)

@@ -16,7 +16,7 @@ class Decoder(nn.Module):
         num_tokens: Tokens N of a clip.
         encoder_dim: Width D of the encoder's tokens.
         embed_dim: Width of the decoder.
-        depth: Blocks.
+        depth: Blocks, at least one.
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLPs as a multiple of ``embed_dim``.
         num_values: Predicted values P per token.
@@ -67,10 +67,11 @@ class Decoder(nn.Module):
         Returns:
             [B, M, P], in the order of ``masked``.
         """
+        *blocks, last = self.blocks
         x = self.all_tokens(tokens, visible, masked)
-        for block in self.blocks:
+        for block in blocks:
             x = block(x)
-        return self.predict(x, visible.shape[1])
+        return self.predict(last(x, first=visible.shape[1]))
 
     def place(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Encoded tokens [B, V, D] in the decoder's width, each with the position of its raster index: [B, V, width]."""
@@ -80,6 +81,6 @@ class Decoder(nn.Module):
         """Visible tokens, then mask tokens, each with its position: [B, N, width]."""
         return torch.cat((self.place(tokens, visible), self.mask_token + self.pos_embed[masked]), dim=1)
 
-    def predict(self, x: Tensor, num_visible: int) -> Tensor:
-        """The head on what follows the first ``num_visible`` of the decoded tokens [B, N, width]: [B, M, P]."""
-        return linear_of_norm(x[:, num_visible:], self.norm, self.head)
+    def predict(self, x: Tensor) -> Tensor:
+        """The head on decoded mask tokens [B, M, width], which are all that the last block is asked for: [B, M, P]."""
+        return linear_of_norm(x, self.norm, self.head)

@@ -50,11 +50,11 @@ class SkipDecoder(Decoder):
         Returns:
             [B, M, P], in the order of ``masked``.
         """
-        first, *others = self.blocks
-        x = first(self.all_tokens(tokens, visible, masked))
+        own, *others = self.blocks
+        x = own(self.all_tokens(tokens, visible, masked))
         for block, layer in zip(others, reversed(layers), strict=True):
-            x = block(x, self.place(layer, visible))
-        return self.predict(x, visible.shape[1])
+            x = block(x, self.place(layer, visible), first=visible.shape[1] if block is others[-1] else 0)
+        return self.predict(x)
 
 
 def check_skip_layers(layers: Sequence[int], encoders: Sequence[int], decoders: Sequence[int]) -> tuple[int, ...]:

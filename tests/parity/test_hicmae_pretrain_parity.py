@@ -62,9 +62,14 @@ def test_every_stage(model: Any, golden: dict[str, Tensor]) -> None:
     assert {name: len(outputs) for name, outputs in seen.items()} == {
         "enc_video": 5, "enc_audio": 5, "fusion_video": 2, "fusion_audio": 2, "dec_video": 4, "dec_audio": 4,
     }  # fmt: skip
+    asked = {"dec_video": prediction.video.shape[1], "dec_audio": prediction.audio.shape[1]}
     for name, outputs in seen.items():
         for i, output in enumerate(outputs):
-            assert_close(output, golden[f"h/{name}_block{i}"], f"{name} {i}")
+            whole = golden[f"h/{name}_block{i}"]
+            if name in asked and i == 3:  # the last block of a decoder is asked for the masked tokens, which come last
+                assert output.shape[1] == asked[name]
+                whole = whole[:, -asked[name] :]
+            assert_close(output, whole, f"{name} {i}")
     assert_close(fused[0].video, golden["e/fusion_video"])
     assert_close(fused[0].audio, golden["e/fusion_audio"])
     assert_close(prediction.video, golden["out/video"])

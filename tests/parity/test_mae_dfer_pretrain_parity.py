@@ -70,8 +70,11 @@ def test_decoder_stages(model: Any, golden: dict[str, Tensor]) -> None:
     seen = _record(model.decoder.blocks)
     out = model(golden["x"], golden["mask"])
     assert_close(seen[0][0][0], golden["mid/dec_in"], "decoder in")
-    for i, (_, output) in enumerate(seen):
+    *outputs, last = (output for _, output in seen)
+    for i, output in enumerate(outputs):
         assert_close(output, golden[f"mid/dec_block{i}_out"], f"decoder block {i}")
+    # It is asked for the masked tokens only, which come last.
+    assert_close(last, golden[f"mid/dec_block{len(outputs)}_out"][:, -out.shape[1] :], "last decoder block")
     assert_close(out, golden["out"], "predictions")
 
 

@@ -128,6 +128,22 @@ def test_cross_block_of_a_clip_without_context(filled):
     torch.testing.assert_close(block(x, None), plain(x))
 
 
+@pytest.mark.parametrize("kind", [Block, CrossBlock])
+def test_a_block_that_is_asked_for_later_tokens_gives_theirs(filled, kind):
+    block, context = filled(kind(8, 2)), torch.randn(2, 4, 8)
+    given = (context,) if kind is CrossBlock else ()
+    gradients = []
+    for few in (True, False):
+        x = torch.linspace(-1, 1, 80).view(2, 5, 8).sin().requires_grad_()
+        out = block(x, *given, first=2) if few else block(x, *given)[:, 2:]
+        assert out.shape == (2, 3, 8)
+        out.square().sum().backward()
+        gradients.append([out.detach(), x.grad, *(p.grad.clone() for p in block.parameters())])
+        block.zero_grad()
+    for few, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(few, whole, atol=1e-5, rtol=1e-5)
+
+
 def test_sinusoid_table_has_interleaved_sine_and_cosine():
     table = sinusoid_table(50, 6)
     for position in (0, 1, 49):
