@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,21 @@ def single_thread() -> None:
     torch.set_num_threads(1)
 
 
-def run_alone(measure: Callable[[bool], list[Report]]) -> int:
-    """Command line of one benchmark: ``--quick`` for fewer repeats, ``--json FILE`` to keep the reports."""
+def run_alone(measure: Callable[[bool], Iterable[Report]]) -> int:
+    """Command line of one benchmark: ``--quick`` for fewer repeats, ``--json FILE`` to keep the reports.
+
+    A report is printed and kept as soon as it is there.
+    """
     parser = argparse.ArgumentParser(description=sys.modules[measure.__module__].__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     options = parser.parse_args()
-    reports = measure(options.quick)
-    print("\n\n".join(as_markdown(report) for report in reports))
-    if options.json is not None:
-        options.json.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    reports: list[Report] = []
+    for report in measure(options.quick):
+        reports.append(report)
+        print(as_markdown(report), end="\n\n", flush=True)
+        if options.json is not None:
+            options.json.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
