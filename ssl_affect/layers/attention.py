@@ -47,7 +47,8 @@ class SelfAttention(nn.Module):
             of_query, of_both = zip(self.qkv.weight.split(parts), bias.split(parts), strict=True)
             query = linear_of_norm(x[:, first:], norm, partial(F.linear, weight=of_query[0], bias=of_query[1]))
             both = linear_of_norm(x, norm, partial(F.linear, weight=of_both[0], bias=of_both[1]))
-        return self.proj(attend(query, *both.chunk(2, dim=-1), self.num_heads))
+        key, value = both.chunk(2, dim=-1)
+        return self.proj(attend(query, key, value, self.num_heads))
 
 
 class CrossAttention(nn.Module):
