@@ -44,9 +44,9 @@ class SelfAttention(nn.Module):
         if first == 0:
             query, both = linear_of_norm(x, norm, partial(F.linear, weight=self.qkv.weight, bias=bias)).split(parts, -1)
         else:
-            of_query, of_both = zip(self.qkv.weight.split(parts), bias.split(parts), strict=True)
-            query = linear_of_norm(x[:, first:], norm, partial(F.linear, weight=of_query[0], bias=of_query[1]))
-            both = linear_of_norm(x, norm, partial(F.linear, weight=of_both[0], bias=of_both[1]))
+            (q_weight, kv_weight), (q_bias, kv_bias) = self.qkv.weight.split(parts), bias.split(parts)
+            query = linear_of_norm(x[:, first:], norm, partial(F.linear, weight=q_weight, bias=q_bias))
+            both = linear_of_norm(x, norm, partial(F.linear, weight=kv_weight, bias=kv_bias))
         key, value = both.chunk(2, dim=-1)
         return self.proj(attend(query, key, value, self.num_heads))
 
