@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import json
 import os
 import platform
 import statistics
@@ -88,6 +87,8 @@ def run_alone(measure: Callable[[bool], Iterable[Report]]) -> int:
 
     A report is printed and kept as soon as it is there.
     """
+    from ssl_affect.files import write_json
+
     parser = argparse.ArgumentParser(description=sys.modules[measure.__module__].__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats, for a first look")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
@@ -97,7 +98,7 @@ def run_alone(measure: Callable[[bool], Iterable[Report]]) -> int:
         reports.append(report)
         print(as_markdown(report), end="\n\n", flush=True)
         if options.json is not None:
-            options.json.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+            write_json(options.json, reports)
     return 0
 
 
