@@ -57,6 +57,9 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--boxes", type=Path, metavar="FILE", help="boxes, for --faces boxes")
     _add_recipe(group, "--fixed-crop", "fixed_crop", _numbers, "top,left,height,width in pixels, for --faces fixed")
     _add_recipe(group, "--detect-every", "detect_every", int, "look for faces in every N-th frame")
+    _add_recipe(
+        group, "--search-every", "search_every", int, "search the whole picture at every N-th look; 1 for yunet"
+    )
     _add_recipe(group, "--min-score", "min_score", float, "lowest score that counts as a face, 0 to 1; 0.75 for yunet")
     _add_recipe(group, "--align", "align", str, "box (upright) or similarity (eyes and mouth at fixed places)")
     _add_recipe(group, "--margin", "margin", float, "width added around the face, as a share of its side")
@@ -198,8 +201,8 @@ def make_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
     """The recipe, and the detector's short name where faces are to be found."""
     from ssl_affect.faces.detect import create_detector
 
-    names = ("faces", "fixed_crop", "detect_every", "min_score", "align", "margin", "min_coverage", "size", "fps",
-             "min_seconds", "max_seconds", "video_codec", "video_quality")  # fmt: skip
+    names = ("faces", "fixed_crop", "detect_every", "search_every", "min_score", "align", "margin", "min_coverage",
+             "size", "fps", "min_seconds", "max_seconds", "video_codec", "video_quality")  # fmt: skip
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     stored = None
     if options.source is not None and options.recipe is None:
@@ -228,7 +231,8 @@ def make_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
     detector = create_detector(name, options.detector_weights)
     found: dict[str, Any] = {"detector": detector.name, "detector_sha256": detector.weights_sha256}
     if stored is None:
-        return Recipe(**{"min_score": detector.min_score, **given, **found}), name
+        usual = {"min_score": detector.min_score, "search_every": detector.search_every}
+        return Recipe(**{**usual, **given, **found}), name
     if (stored.detector, stored.detector_sha256) != (detector.name, detector.weights_sha256):
         raise ConfigError(
             f"--recipe {options.recipe}: made with {stored.detector} ({stored.detector_sha256}), here is"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from ssl_affect.errors import ConfigError, RecipeMismatchError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class Recipe:
         detector: Name and version of the detector, for ``detect`` only.
         detector_sha256: Hash of the detector's weights, for ``detect`` only.
         detect_every: The detector looks at every k-th frame; between them the crop is interpolated.
+        search_every: It searches the whole picture at every k-th look, and looks only at known faces at the others.
         min_score: Lowest detector score that counts as a face, 0 to 1.
         align: ``box`` (upright square around the smoothed box) or ``similarity`` (rotated and scaled so that the eyes
             and mouth lie at fixed places).
@@ -47,6 +48,7 @@ class Recipe:
     detector: str | None = None
     detector_sha256: str | None = None
     detect_every: int = 5
+    search_every: int = 5
     min_score: float = 0.9
     align: Literal["box", "similarity"] = "box"
     margin: float = 0.3
@@ -71,6 +73,7 @@ class Recipe:
         if self.size % 2:
             raise ConfigError(f"Recipe: size must be even (H.264 stores colour at half size), got {self.size}")
         _between("detect_every", self.detect_every, 1, 1000)
+        _between("search_every", self.search_every, 1, 1000)
         _between("min_score", self.min_score, 0, 1)
         _between("min_coverage", self.min_coverage, 0, 1)
         _between("margin", self.margin, 0, 4)
@@ -121,7 +124,7 @@ class Recipe:
         if unknown or missing:
             raise ConfigError(
                 f"Recipe: unknown fields {unknown}, missing fields {missing}; this version of ssl-affect reads recipes of"
-                f" version {RECIPE_VERSION}, this one says {values.get('version')}"
+                f" version {RECIPE_VERSION}, this one says {values.get('version')}; build with it again"
             )
         values = dict(values)
         if values["fixed_crop"] is not None:

@@ -24,7 +24,7 @@ from ssl_affect.recipe import Recipe
 
 __all__ = ["FaceClip", "RejectedTrack", "face_clips", "read_boxes"]
 
-KEPT_BYTES = 96 * 2**20  # a video whose decoded frames fit into this is decoded once and kept between the passes
+KEPT_BYTES = 256 * 2**20  # a video whose decoded frames fit into this is decoded once and kept between the passes
 
 
 @dataclass(slots=True)

@@ -37,14 +37,27 @@ class Detector(Protocol):
         name: Name and version, as written into the recipe.
         weights_sha256: Hash of the weights, as written into the recipe.
         min_score: Lowest score of a clear face; scores of different detectors do not compare.
+        search_every: How often it pays to search the whole picture, in looks; 1 where following is not cheaper.
     """
 
     name: str
     weights_sha256: str
     min_score: float
+    search_every: int
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Faces in an RGB picture, uint8 [H, W, 3], best first."""
+
+    def follow(self, image: np.ndarray, faces: list[Face]) -> list[Face]:
+        """Looks again at faces that were seen a moment ago, near where they were.
+
+        Args:
+            image: RGB picture, uint8 [H, W, 3].
+            faces: What was seen in a picture shortly before, or after, one at least.
+
+        Returns:
+            Those that are still there, best first; no others, unless one has moved there.
+        """
 
 
 def create_detector(name: str, weights: Path | None = None) -> Detector:

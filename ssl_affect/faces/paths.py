@@ -12,6 +12,7 @@ from ssl_affect.errors import ConfigError, DecodeError
 from ssl_affect.faces.boxes import SourceBoxes
 from ssl_affect.faces.crop import box_matrix, interpolate, matrix_boxes, similarity_matrices, smooth, square_matrices
 from ssl_affect.faces.detect import Detector, Face
+from ssl_affect.faces.look import Lookout
 from ssl_affect.faces.track import MAX_GAP_S, CutDetector, Sighting, Track, Tracker
 from ssl_affect.recipe import Recipe
 
@@ -48,32 +49,30 @@ def scan_faces(pictures: Pictures, detector: Detector, recipe: Recipe) -> tuple[
     """Detects and follows faces: (times in s float64 [N], tracks).
 
     The detector looks at every ``recipe.detect_every``-th frame of a scene, and at its first and its last one, so that
-    tracks reach to the edges of their scene.
+    tracks reach to the edges of their scene. What it looks at there, :class:`~ssl_affect.faces.look.Lookout` says.
     """
     times: list[float] = []
     tracker, cuts = Tracker(), CutDetector()
+    lookout = Lookout(detector, recipe, tracker)
     looked_at = -1
     shown: Picture | None = None
 
-    def look(frame: int, picture: Picture) -> None:
-        nonlocal looked_at
-        if frame > looked_at:
-            looked_at = frame
-            faces = [face for face in detector.detect(picture.rgb()) if face.score >= recipe.min_score]
-            tracker.look(frame, times[frame], faces)
+    def end_scene() -> None:
+        if shown is not None and looked_at < len(times) - 1:
+            lookout.look(len(times) - 1, times[-1], shown, whole=True)
+        lookout.cut()
 
     for index, (time, picture) in enumerate(pictures):
         is_hole = bool(times) and time - times[-1] > HOLE_S
         is_cut = picture is not shown and cuts.is_cut(picture.thumbnail())
-        if shown is not None and (is_cut or is_hole):
-            look(index - 1, shown)
-            tracker.cut()
+        if is_cut or is_hole:
+            end_scene()
         times.append(time)
         if shown is None or is_cut or is_hole or index - looked_at >= recipe.detect_every:
-            look(index, picture)
+            lookout.look(index, time, picture)
+            looked_at = index
         shown = picture
-    if shown is not None:
-        look(len(times) - 1, shown)
+    end_scene()
     return np.array(times), tracker.finish()
 
 

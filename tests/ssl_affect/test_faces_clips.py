@@ -46,10 +46,10 @@ def moving(count: int, *, step: float = 1.5) -> list[np.ndarray]:
     return [with_faces([(left, top, 150)]) for left, top in places(count, step=step)]
 
 
-@pytest.mark.parametrize("align", ["box", "similarity"])
-def test_a_moving_face_is_followed(tmp_path, mtcnn, align):
+@pytest.mark.parametrize(("align", "search_every"), [("box", 1), ("box", 5), ("similarity", 5)])
+def test_a_moving_face_is_followed(tmp_path, mtcnn, align, search_every):
     path = write_video(tmp_path / "clip.mp4", moving(75))
-    (clip,), rejected = cut(path, recipe_for(mtcnn, align=align), mtcnn)
+    (clip,), rejected = cut(path, recipe_for(mtcnn, align=align, search_every=search_every), mtcnn)
     assert rejected == []
     assert len(clip.frames) == 75
     assert (clip.track, clip.piece, clip.start_s) == (0, 0, 0)
@@ -158,6 +158,9 @@ def test_a_file_that_changes_between_the_passes_is_an_error(tmp_path, monkeypatc
             if other.exists():
                 other.rename(path)
             return [Face((10, 10, 40, 40), 1.0)]
+
+        def follow(self, image, faces):
+            return faces
 
     with pytest.raises(DecodeError, match="changed while it was read"):
         cut(path, Recipe(size=64, fps=None), Meddler())

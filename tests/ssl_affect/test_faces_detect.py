@@ -56,6 +56,24 @@ def test_mtcnn_takes_pictures_of_every_shape(mtcnn, shape):
             assert np.isfinite(face.box).all()
 
 
+def test_mtcnn_follows_who_is_still_there(mtcnn):
+    before = [face for face in mtcnn.detect(with_faces([(5, 40, 150), (165, 50, 140)])) if face.score > 0.9]
+    (left,) = [face for face in before if face.box[0] < 160]
+    moved = with_faces([(13, 44, 156)])
+    (searched,) = [face for face in mtcnn.detect(moved) if face.score > 0.9]
+    (followed,) = [face for face in mtcnn.follow(moved, before) if face.score > 0.9]
+    assert np.abs(np.array(followed.box) - searched.box).max() < 0.08 * max(searched.box[2:])
+    assert np.abs(followed.points - searched.points).max() < 0.05 * max(searched.box[2:])
+    assert [face for face in mtcnn.follow(background(240, 320), [left]) if face.score > 0.9] == []
+
+
+def test_mtcnn_follows_in_large_pictures(mtcnn):
+    image = with_faces([(700, 200, 500)], height=900, width=1600)
+    (face,) = [face for face in mtcnn.detect(image) if face.score > 0.9]
+    (again,) = mtcnn.follow(image, [face])
+    assert np.abs(np.array(again.box) - face.box).max() < 0.08 * max(face.box[2:])
+
+
 def test_mtcnn_repeats_itself(mtcnn):
     again = create_detector("mtcnn")
     assert (again.name, again.weights_sha256) == (mtcnn.name, mtcnn.weights_sha256)
