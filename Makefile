@@ -78,7 +78,8 @@ bench: venv
 	$(BIN)/python -m benchmarks.run
 
 bench-guard: venv
-	$(BIN)/python -m benchmarks.run --quick --only loader build extract --out benchmarks/results/guard
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m benchmarks.run --quick --only loader build extract step --out benchmarks/results/guard
 	$(BIN)/python -m benchmarks.guard benchmarks/results/guard/benchmarks.json
 
 clean:

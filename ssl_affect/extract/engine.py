@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssl_affect.allocator import keep_freed_memory
 from ssl_affect.backbones.outputs import TaskOutputs, read_outputs
 from ssl_affect.checkpoint import WeightsConfig
 from ssl_affect.data.sound import Sound
@@ -77,6 +78,8 @@ class Engine:
                 f"precision={precision!r}, batch_size={batch_size}: choose one of {', '.join(DTYPES)}, and at least 1"
             )
         self.device = _device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         network: Any = model if isinstance(model, nn.Module) else from_pretrained(model, offline=offline)
         if not isinstance(getattr(network, "weights_config", None), WeightsConfig):
             raise ConfigError(
