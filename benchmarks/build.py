@@ -2,9 +2,9 @@
 
 The parts are measured on their own (decoding to pictures with strict error detection, the detector on every fifth frame,
 encoding with the check that what was encoded decodes); "everything" is one source through the build's own worker, with
-tracking, cropping, sound and hashes; there MTCNN searches the whole picture at every fifth look only, and at the other looks
-looks again at the faces it knows, so that a build can be faster than the detector alone. Synthetic talking faces with one face in the picture. YuNet is measured where the
-variable YUNET_WEIGHTS names its ONNX file.
+tracking, cropping, sound and hashes; there MTCNN searches the whole picture at every fifth look only, and at the other
+looks looks again at the faces it knows, so that a build can be faster than the detector alone. Synthetic talking faces with
+one face in the picture. YuNet is measured where the variable YUNET_WEIGHTS names its ONNX file.
 
 "Building / slower ceiling" is the rate of everything divided by that of the slower of decoding and detecting alone, on the
 same core: what a build would reach if all its other work were free. "Building / looking" divides by decoding and detecting

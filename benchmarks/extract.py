@@ -3,9 +3,8 @@
 The encoder's forward pass alone, on ready tensors of the same batch size, against the whole extraction: windows of shards
 decoded, normalised, sent through the model and written to a Parquet file; and of a video, in which faces are looked for and
 cropped too. Random weights; synthetic talking faces; batches of 8 windows (4 of the large model) of 16 frames at stride 4,
-160 px. CPU time counts all threads.
-All of it keeps freed memory, the encoder alone too. Wall time says what reading ahead in another thread hides, and means something only on
-a machine that does nothing else.
+160 px. CPU time counts all threads. All of it keeps freed memory, the encoder alone too. Wall time says what reading ahead
+in another thread hides, and means something only on a machine that does nothing else.
 """
 
 import sys

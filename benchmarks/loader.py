@@ -62,8 +62,8 @@ def measure(quick: bool) -> list[Report]:
             works[f"{name}|loaded"] = way.load
             works[f"{name}|ready"] = lambda way=way: way.finish(way.load())
         seconds = interleave(works, repeats=5 if quick else 11)
-        bare = {
-            what: interleave(_bare(folder), repeats=5 if quick else 15)
+        bare = {  # differences of a few percent count here, and a round takes a tenth of a second
+            what: interleave(_bare(folder), repeats=15 if quick else 41)
             for what, folder in (("packed JPEG", stores.jpeg), ("H.264", stores.h264))
         }
     video_s = len(stores.plain) * stores.seconds
