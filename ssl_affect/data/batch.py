@@ -56,6 +56,7 @@ class ClipBatch:
         erase: Box to erase as (top, left, height, width) in pixels of the model's input, int32 [B, 4]; height 0 erases
             nothing. None unless augmented.
         labels: Labels of every sample by column, where the reader was given them. The grey clip has those of a sample.
+        slab: Where the frames lie on their way out of a worker, see :class:`~ssl_affect.data.slabs.Slabs`; else None.
     """
 
     video: Tensor
@@ -75,6 +76,7 @@ class ClipBatch:
     flip: Tensor | None = None
     erase: Tensor | None = None
     labels: list[Mapping[str, Any]] | None = None
+    slab: tuple[int, int] | None = None
 
     @property
     def is_blank(self) -> bool:

@@ -19,6 +19,7 @@ from ssl_affect.data.plan import AUGMENT_STREAM, EpochPlan
 from ssl_affect.data.sampling import Draws
 from ssl_affect.data.schema import SampleFacts, frame_offsets
 from ssl_affect.data.shardset import ShardSet
+from ssl_affect.data.slabs import Slab, Slabs, fresh_shared
 from ssl_affect.data.sound import SoundSettings, read_sound, stretch_s
 from ssl_affect.data.transforms import Box
 from ssl_affect.errors import ConfigError, DecodeError, ShardError
@@ -119,6 +120,9 @@ class ClipDataset(Dataset):
         pictures: Read the frames. False is for models that only hear: nothing is decoded but the sound, and ``video`` is
             uint8 [T, 0, 0, 3].
 
+    Attributes:
+        slabs: Shared memory that workers use again, set before they start by who empties it; None for fresh memory.
+
     Raises:
         ConfigError: plan, decoder or sound do not fit the shards, or there are no pictures and they are wanted.
         ShardError: samples have no sound, and that was to be refused.
@@ -162,6 +166,8 @@ class ClipDataset(Dataset):
         self.sound = sound
         self.augment = augment
         self.pictures = pictures
+        self.slabs: Slabs | None = None
+        self._slab: Slab | None = None  # of the batch that is being made
 
     def __getitems__(self, positions: list[int]) -> list[dict[str, Any] | BadClip]:
         """The clips of a batch; torch's loaders ask for them in this way. A server is asked for all of them at once."""
@@ -229,21 +235,32 @@ class ClipDataset(Dataset):
             return iter([None] * count)
         side = self.shards.recipe.size
         shape = (count, self.clip.num_frames, side, side, 3)
-        if get_worker_info() is None:
+        worker = get_worker_info()
+        if worker is None:
             return iter(torch.empty(shape, dtype=torch.uint8))
-        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collation makes it
+        if self.slabs is None:
+            storage = fresh_shared(math.prod(shape))
+        else:
+            self._slab, storage = self.slabs.take(worker.id, math.prod(shape))
         return iter(torch.empty(0, dtype=torch.uint8).set_(storage).view(shape))
 
     def collate(self, items: list[dict[str, Any] | BadClip]) -> ClipBatch:
         """Puts clips of this data set into a batch, see :func:`~ssl_affect.data.batch.collate`."""
         side = self.shards.recipe.size if self.augment is None else self.clip.size
         side = side if self.pictures else 0
-        return collate(
+        batch = collate(
             items,
             shape=(self.clip.num_frames, side, side, 3),
             with_sound=self.sound is not None,
             augmented=self.augment is not None,
         )
+        if self.slabs is not None and self._slab is not None:
+            if self.slabs.holds(self._slab, batch.video):
+                batch.slab = self._slab
+            else:  # after bad clips the good ones may have been copied
+                self.slabs.give_back(self._slab)
+            self._slab = None
+        return batch
 
     def _hear(
         self, settings: SoundSettings, index: int, position: int, frames: tuple[int, int], facts: SampleFacts

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from ssl_affect.data.cache_ahead import ShardsAhead
@@ -23,7 +22,7 @@ from ssl_affect.data.samples import Kept
 from ssl_affect.data.sampling import Rule
 from ssl_affect.data.shardset import ShardSet
 from ssl_affect.data.sound import SoundSettings
-from ssl_affect.data.workers import DataWorkerError, end_workers_at_exit, guarded_batches, start_worker
+from ssl_affect.data.workers import DataWorkerError, guarded_batches, make_loader
 from ssl_affect.errors import ConfigError, ShardError
 from ssl_affect.files import sha256_bytes
 from ssl_affect.types import ClipSpec
@@ -157,13 +156,14 @@ class ClipStream:
         self.dataset = dataset
         self.without_sound = SoundCount(shards if sound is not None else None, self.samples)
         self._make_loader = partial(
-            _loader,
+            make_loader,
             dataset,
             self._sampler,
             num_workers=num_workers,
             prefetch_factor=prefetch_factor,
             pin_memory=pin_memory,
             worker_init=worker_init,
+            slabs=True,
         )
         self._loader = self._make_loader()
 
@@ -182,6 +182,8 @@ class ClipStream:
         batches = guarded_batches(self._loader, read=self._read_here, died=self._worker_died)
         with ShardsAhead(self.shards, self.plan, self.samples, self.position) as ahead:
             for batch in batches:
+                if self.dataset.slabs is not None:
+                    batch = self.dataset.slabs.empty(batch)
                 ahead.advance(self._given)
                 self._given += self.global_batch_size
                 self.quarantine.add(batch)
@@ -294,7 +296,7 @@ def evaluation_loader(
         shards, clip, plan=None, decoder=decoder, frame_times=frame_times, sound=sound, pictures=pictures
     )
     batches = SequentialBatches(len(shards), batch_size=batch_size, world_size=world_size, rank=rank)
-    return _loader(
+    return make_loader(
         dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=False, worker_init=worker_init
     )
 
@@ -343,7 +345,7 @@ def view_loader(
     placing = ViewPlacing(shards, clip, samples=samples, views=views)
     dataset = ClipDataset(shards, clip, plan=None, decoder=decoder, sound=sound, placing=placing, pictures=pictures)
     batches = SequentialBatches(len(placing.table), batch_size=batch_size, world_size=world_size, rank=rank)
-    return _loader(
+    return make_loader(
         dataset, batches, num_workers=num_workers, prefetch_factor=2, pin_memory=pin_memory, worker_init=worker_init
     )
 
@@ -371,29 +373,3 @@ def add_labels(batch: ClipBatch, labels: Sequence[Mapping[str, Any]], *, instead
     """Gives a batch the labels of its samples; the grey clip, which stands for none, gets those of ``instead``."""
     samples = [] if batch.sample is None else batch.sample.tolist()
     batch.labels = [labels[instead if sample < 0 else sample] for sample in samples]
-
-
-def _loader(
-    dataset: ClipDataset,
-    batches: PositionSampler | SequentialBatches,
-    *,
-    num_workers: int,
-    prefetch_factor: int,
-    pin_memory: bool,
-    worker_init: Callable[[int], None] | None,
-) -> DataLoader:
-    if num_workers:
-        end_workers_at_exit()
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=dataset.collate,
-        pin_memory=pin_memory,
-        prefetch_factor=prefetch_factor if num_workers else None,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=partial(start_worker, then=worker_init),
-        # Its own generator: a DataLoader otherwise draws from the global one whenever it starts, so that a resumed run
-        # would see other random numbers than an uninterrupted one.
-        generator=torch.Generator(),
-    )

@@ -1,4 +1,4 @@
-"""Batches from data workers that may die: what happened is said, and what they still owed is read in this process."""
+"""Data workers: the loader that starts them, and what happens when one dies: what it owed is read in this process."""
 
 import atexit
 import logging
@@ -7,13 +7,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from multiprocessing.queues import Queue
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from ssl_affect.data.batch import ClipBatch
+from ssl_affect.data.clips import ClipDataset
+from ssl_affect.data.plan import PositionSampler, SequentialBatches
+from ssl_affect.data.slabs import Slabs
 from ssl_affect.errors import SslAffectError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,45 @@ _CAUSES = {
 
 class DataWorkerError(SslAffectError):
     """A process that decodes clips has died or has run out of memory."""
+
+
+def make_loader(
+    dataset: ClipDataset,
+    batches: PositionSampler | SequentialBatches,
+    *,
+    num_workers: int,
+    prefetch_factor: int,
+    pin_memory: bool,
+    worker_init: Callable[[int], None] | None,
+    slabs: bool = False,
+) -> DataLoader:
+    """A loader whose workers live as long as it does and draw no random numbers of this process.
+
+    Args:
+        dataset: What is read.
+        batches: Which positions every batch has.
+        num_workers: Processes that decode; 0 decodes in this one.
+        prefetch_factor: Batches that every worker prepares ahead.
+        pin_memory: Page-locked batches, for a CUDA device.
+        worker_init: Called with its number in every worker process when it starts.
+        slabs: Hand frames over in memory that is used again, ``dataset.slabs``, out of which every batch has to be taken.
+    """
+    if num_workers:
+        end_workers_at_exit()
+        dataset.slabs = Slabs(num_workers, prefetch_factor + 2) if slabs else None
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=dataset.collate,
+        pin_memory=pin_memory,
+        prefetch_factor=prefetch_factor if num_workers else None,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=partial(start_worker, then=worker_init),
+        # Its own generator: a DataLoader otherwise draws from the global one whenever it starts, so that a resumed run
+        # would see other random numbers than an uninterrupted one.
+        generator=torch.Generator(),
+    )
 
 
 def guarded_batches(
