@@ -16,7 +16,7 @@ from ssl_affect.data.picture import Picture
 from ssl_affect.data.rawvideo import iter_pictures, probe
 from ssl_affect.errors import ConfigError, DecodeError
 from ssl_affect.faces.boxes import SourceBoxes, read_boxes
-from ssl_affect.faces.crop import warp
+from ssl_affect.faces.crop import Cropper
 from ssl_affect.faces.detect import Detector
 from ssl_affect.faces.part import SourcePart
 from ssl_affect.faces.paths import CropPath, fixed_paths, followed_paths, scan_boxes, scan_faces, scan_times
@@ -172,7 +172,7 @@ class _Piece:
 def _cut(reel: "_Reel", times: np.ndarray, pieces: list[_Piece], recipe: Recipe, frame_s: float) -> Iterator[FaceClip]:
     waiting = sorted(pieces, key=lambda piece: (-piece.first, -piece.track))  # the next one is the last
     active: list[_Piece] = []
-    shown: tuple[Picture, np.ndarray] | None = None
+    cropper = Cropper(recipe.size)
     for index, (time, picture) in enumerate(reel):
         if index >= len(times) or time != times[index]:
             raise DecodeError(f"{reel.path}: the file changed while it was read; build again when it is at rest")
@@ -181,12 +181,10 @@ def _cut(reel: "_Reel", times: np.ndarray, pieces: list[_Piece], recipe: Recipe,
             shape = (piece.last - piece.first + 1, recipe.size, recipe.size, 3)
             piece.frames = np.empty(shape, np.uint8)
             active.append(piece)
-        if active and (shown is None or shown[0] is not picture):
-            shown = picture, picture.rgb()
         for piece in active:
-            if piece.frames is not None and shown is not None:
+            if piece.frames is not None:
                 matrix = piece.path.matrices[index - piece.path.first]
-                piece.frames[index - piece.first] = warp(shown[1], matrix, recipe.size)
+                piece.frames[index - piece.first] = cropper.crop(picture, matrix)
         for piece in [piece for piece in active if piece.last == index]:
             active.remove(piece)
             yield _finished(piece, times, recipe, frame_s, reel.corner)

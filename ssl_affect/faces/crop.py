@@ -9,6 +9,8 @@ import math
 import cv2
 import numpy as np
 
+from ssl_affect.data.picture import Picture
+
 SMOOTHING_S = 0.15  # standard deviation of the Gaussian over time that smooths the crop, in seconds
 # Places of the points in the aligned picture, as shares of its side: the eyes, the tip of the nose, the corners of the
 # mouth, with room for forehead and chin, which carry expression too.
@@ -123,13 +125,12 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
         x, y = int(left), int(top)
         if x >= 0 and y >= 0 and x + size <= image.shape[1] and y + size <= image.shape[0]:
             return np.ascontiguousarray(image[y : y + size, x : x + size])
-    scale = max(math.hypot(a, b), math.hypot(c, d))
-    halvings = max(0, math.ceil(math.log2(scale) - 1e-6) - 1)
-    part, matrix = _surroundings(image, matrix, size, 2**halvings)
-    for _ in range(halvings):
+    block = _block(matrix)
+    part, matrix = _surroundings(image, matrix, size, block)
+    for _ in range(block.bit_length() - 1):
         part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    finer = max(1, math.ceil(scale / 2**halvings - 1e-6))
-    centred = np.array(matrix) / 2**halvings  # from pixel edges to pixel centres, on both sides
+    finer = max(1, math.ceil(_scale(matrix) / block - 1e-6))
+    centred = np.array(matrix) / block  # from pixel edges to pixel centres, on both sides
     centred[:, :2] /= finer
     centred[:, 2] += centred[:, :2].sum(axis=1) / 2 - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -138,20 +139,60 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
 
 
+class Cropper:
+    """Makes of a picture what :func:`warp` makes of all of it, without converting more of it than is needed.
+
+    Args:
+        size: Side of the output in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._last: tuple[Picture, np.ndarray] | None = None  # a picture that was converted as a whole
+
+    def crop(self, picture: Picture, matrix: np.ndarray) -> np.ndarray:
+        """The crop of one picture, uint8 [size, size, 3]; ``matrix`` as for :func:`warp`."""
+        if self._last is None or self._last[0] is not picture:
+            part, block = picture.part(*reach(matrix, self._size)), _block(matrix)
+            if part is not None and part[1][0] % block == part[1][1] % block == 0:
+                image, (left, top) = part
+                return warp(image, matrix - np.array([[0, 0, left], [0, 0, top]]), self._size)
+            self._last = picture, picture.rgb()
+        return warp(self._last[1], matrix, self._size)
+
+
+def reach(matrix: np.ndarray, size: int) -> tuple[int, int, int, int]:
+    """What a crop looks at: left, top, right, bottom in whole pixels, which may lie beyond the picture's edge."""
+    corners = matrix[:, :2] @ np.array([[0, size, 0, size], [0, 0, size, size]]) + matrix[:, 2:]
+    margin = 2 * _block(matrix)
+    left, top = np.floor(corners.min(axis=1)).astype(int) - margin
+    right, bottom = np.ceil(corners.max(axis=1)).astype(int) + margin
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _scale(matrix: np.ndarray) -> float:
+    """Source pixels per pixel of the output, along the side where they are more."""
+    return float(np.hypot(matrix[0, :2], matrix[1, :2]).max())
+
+
+def _block(matrix: np.ndarray) -> int:
+    """Side of the blocks that are averaged first: a power of two, less than the scale."""
+    return int(2 ** max(0, math.ceil(math.log2(_scale(matrix)) - 1e-6) - 1))
+
+
 def _surroundings(image: np.ndarray, matrix: np.ndarray, size: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """The part of a picture that a crop needs, and the crop's matrix in it.
 
     The part begins and ends at whole blocks, counted from the picture's corner, so that a crop that moves a little is
     averaged over the same blocks. It gets a fourth channel: OpenCV warps four channels three times as fast as three.
     """
-    corners = matrix[:, :2] @ np.array([[0, size, 0, size], [0, 0, size, size]]) + matrix[:, 2:]
     height, width = image.shape[:2]
-    end = np.array([width, height])
-    low = np.clip(np.floor(corners.min(axis=1)) - 2 * block, 0, end - 1).astype(int)
-    low -= low % block
-    high = np.clip(np.ceil(corners.max(axis=1)) + 2 * block, low + 1, end).astype(int)
-    high += -high % block
-    (left, top), (right, bottom) = low, high
+    left, top, right, bottom = reach(matrix, size)
+    left, top = (min(max(low, 0), side - 1) // block * block for low, side in ((left, width), (top, height)))
+    right, bottom = (
+        -(-max(low + 1, min(high, side)) // block) * block
+        for low, high, side in ((left, right, width), (top, bottom, height))
+    )
     part = image[top:bottom, left:right]
     if right > width or bottom > height:
         part = cv2.copyMakeBorder(part, 0, max(0, bottom - height), 0, max(0, right - width), cv2.BORDER_REPLICATE)

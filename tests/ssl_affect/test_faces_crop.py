@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
-from media import with_faces
+from media import with_faces, write_video
 
+from ssl_affect.data.rawvideo import iter_pictures
 from ssl_affect.faces.crop import (
     TEMPLATE,
+    Cropper,
     box_matrix,
     interpolate,
     matrix_boxes,
+    reach,
     similarity_matrices,
     smooth,
     square_matrices,
@@ -62,6 +65,26 @@ def test_a_crop_that_goes_on_moves_evenly():
     crops = [warp(ramp(160, 255), box_matrix(20 + 0.25 * step, 4, 144, 144, 32), 32)[..., 0] for step in range(24)]
     means = np.array([crop.astype(float).mean() for crop in crops])
     np.testing.assert_allclose(means - means[0], 0.25 * np.arange(24), atol=0.3)
+
+
+@pytest.mark.parametrize("size", [(640, 360), (642, 350)])
+@pytest.mark.parametrize("crop_size", [32, 64])
+def test_parts_of_pictures_give_what_whole_pictures_give(tmp_path, size, crop_size):
+    """Faces that wander over the edges, small and large, upright and turned; colours at half size change the edges only."""
+    width, height = size
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3), np.uint8)
+    frame = noise.repeat(10, axis=0).repeat(10, axis=1)[:height, :width]
+    ((_, picture), *_) = iter_pictures(write_video(tmp_path / "clip.mp4", [frame] * 3), fps=None)
+    image, cropper, parts = picture.rgb(), Cropper(crop_size), 0
+    for _ in range(60):
+        side, angle = rng.uniform(20, 300), rng.choice([0.0, 0.3])
+        turn = side / crop_size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        matrix = np.column_stack([turn, [rng.uniform(-60, width), rng.uniform(-60, height)]])
+        parts += picture.part(*reach(matrix, crop_size)) is not None
+        np.testing.assert_array_equal(Cropper(crop_size).crop(picture, matrix), warp(image, matrix, crop_size))
+        np.testing.assert_array_equal(cropper.crop(picture, matrix), warp(image, matrix, crop_size))
+    assert 20 < parts < 60
 
 
 def test_the_border_is_repeated():
