@@ -124,7 +124,8 @@ class Recipe:
         if unknown or missing:
             raise ConfigError(
                 f"Recipe: unknown fields {unknown}, missing fields {missing}; this version of ssl-affect reads recipes of"
-                f" version {RECIPE_VERSION}, this one says {values.get('version')}; build with it again"
+                f" version {RECIPE_VERSION}, this one says {values.get('version')}; build the shards or"
+                " train the weights again"
             )
         values = dict(values)
         if values["fixed_crop"] is not None:
