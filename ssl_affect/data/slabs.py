@@ -20,7 +20,7 @@ class Slabs:
 
     Args:
         num_workers: Workers.
-        per_worker: Slabs of each: batches that it may have made ahead, and one or two on their way.
+        per_worker: Slabs of each: as many as the batches that it may have made ahead, and one for the batch that is copied.
     """
 
     def __init__(self, num_workers: int, per_worker: int) -> None:

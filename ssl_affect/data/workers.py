@@ -58,7 +58,7 @@ def make_loader(
     """
     if num_workers:
         end_workers_at_exit()
-        dataset.slabs = Slabs(num_workers, prefetch_factor + 2) if slabs else None
+        dataset.slabs = Slabs(num_workers, prefetch_factor + 1) if slabs else None
     return DataLoader(
         dataset,
         batch_sampler=batches,
