@@ -30,7 +30,7 @@ from shards.synthetic.script import write_script
 from shards.synthetic.settings import Settings
 from shards.worker import StageJob, WorkerSettings, start_worker
 from ssl_affect.data.rawvideo import iter_frames
-from ssl_affect.faces.detect import create_detector
+from ssl_affect.faces.detect import create_detector, recipe_values
 from ssl_affect.recipe import Recipe
 
 PICTURES = ((360, 288), (1280, 720))
@@ -93,7 +93,7 @@ def parts(
     video.parent.mkdir()
     video.write_bytes(make_clip(write_script(settings, 0, 0)))
     detector = create_detector(detector_name, weights)
-    recipe = Recipe(detector=detector.name, detector_sha256=detector.weights_sha256, min_score=detector.min_score)
+    recipe = Recipe(**recipe_values(detector))
     frames = [frame for _, frame in iter_frames(video, fps=recipe.fps)]
     small = np.stack(
         [cv2.resize(frame, (160, 160), interpolation=cv2.INTER_AREA) for frame in draw(0, seconds, 256, 256)]

@@ -199,7 +199,7 @@ def _sources(options: argparse.Namespace) -> "SourceList":
 
 def make_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
     """The recipe, and the detector's short name where faces are to be found."""
-    from ssl_affect.faces.detect import create_detector
+    from ssl_affect.faces.detect import create_detector, recipe_values
 
     names = ("faces", "fixed_crop", "detect_every", "search_every", "min_score", "align", "margin", "min_coverage",
              "size", "fps", "min_seconds", "max_seconds", "video_codec", "video_quality")  # fmt: skip
@@ -229,10 +229,8 @@ def make_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
         return stored or Recipe(**given), None
     name = options.detector or ((stored.detector or "mtcnn").split("-")[0] if stored else "mtcnn")
     detector = create_detector(name, options.detector_weights)
-    found: dict[str, Any] = {"detector": detector.name, "detector_sha256": detector.weights_sha256}
     if stored is None:
-        usual = {"min_score": detector.min_score, "search_every": detector.search_every}
-        return Recipe(**{**usual, **given, **found}), name
+        return Recipe(**{**recipe_values(detector), **given}), name
     if (stored.detector, stored.detector_sha256) != (detector.name, detector.weights_sha256):
         raise ConfigError(
             f"--recipe {options.recipe}: made with {stored.detector} ({stored.detector_sha256}), here is"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssl_affect.errors import ConfigError
-from ssl_affect.faces import Detector, create_detector
+from ssl_affect.faces import Detector, create_detector, recipe_values
 from ssl_affect.recipe import Recipe
 
 CROPS = ("auto", "model", "detect", "none")
@@ -44,9 +44,8 @@ def choose_recipe(
     if str(crop) == "detect":
         found = create_detector(detector or "mtcnn", weights)
         return Recipe(
-            detector=found.name, detector_sha256=found.weights_sha256, min_score=found.min_score, size=size, fps=fps,
-            sample_rate=rate, min_seconds=0.5, min_coverage=0.0,
-        ), found  # fmt: skip
+            **recipe_values(found), size=size, fps=fps, sample_rate=rate, min_seconds=0.5, min_coverage=0.0
+        ), found
     recipe = trained_on if str(crop) in ("auto", "model") else _read(Path(crop))
     if recipe is None:
         raise ConfigError(

@@ -4,6 +4,15 @@ It lives in the library because feature extraction on raw video must crop exactl
 """
 
 from ssl_affect.faces.clips import FaceClip, RejectedTrack, face_clips, read_boxes
-from ssl_affect.faces.detect import Detector, Face, create_detector
+from ssl_affect.faces.detect import Detector, Face, create_detector, recipe_values
 
-__all__ = ["Detector", "Face", "FaceClip", "RejectedTrack", "create_detector", "face_clips", "read_boxes"]
+__all__ = [
+    "Detector",
+    "Face",
+    "FaceClip",
+    "RejectedTrack",
+    "create_detector",
+    "face_clips",
+    "read_boxes",
+    "recipe_values",
+]

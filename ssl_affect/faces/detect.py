@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -88,6 +88,16 @@ def create_detector(name: str, weights: Path | None = None) -> Detector:
 
         return YuNet(weights)
     raise ConfigError(f"create_detector: {name!r} is unknown; choose from {', '.join(DETECTORS)}")
+
+
+def recipe_values(detector: Detector) -> dict[str, Any]:
+    """The fields of a recipe that follow from a detector; ``min_score`` and ``search_every`` may be chosen otherwise."""
+    return {
+        "detector": detector.name,
+        "detector_sha256": detector.weights_sha256,
+        "min_score": detector.min_score,
+        "search_every": detector.search_every,
+    }
 
 
 def open_network(data: bytes, what: str) -> "InferenceSession":

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -287,6 +288,13 @@ def test_the_recipe_of_the_weights_decides_or_the_user_has_to(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             choose_recipe(None, path, size=32)
+
+
+def test_a_recipe_that_is_made_here_is_that_of_its_detector(monkeypatch):
+    detector = SimpleNamespace(name="other", weights_sha256="0", min_score=0.6, search_every=1)
+    monkeypatch.setattr("ssl_affect.extract.crop.create_detector", lambda *_: detector)
+    recipe, _ = choose_recipe(None, "detect", size=32, detector="yunet")
+    assert (recipe.detector, recipe.min_score, recipe.search_every) == ("other", 0.6, 1)
 
 
 def test_mistakes_are_named(weights, videos, tmp_path):
